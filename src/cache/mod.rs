@@ -1,0 +1,1 @@
+//! Clean nodes in memory, verified when read.

@@ -1,0 +1,1 @@
+//! Verifies every invariant of a pool.

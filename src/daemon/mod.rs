@@ -1,0 +1,1 @@
+//! One process for each pool: mounts, control socket, background work.

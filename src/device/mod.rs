@@ -1,0 +1,1 @@
+//! Files, memory, and for tests recording and faulty devices.

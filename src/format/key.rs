@@ -1,0 +1,107 @@
+//! Keys of every B+tree: (id, kind, sub), packed in 128 bits so that they compare as one integer.
+//!
+//! | bits | field |
+//! |---|---|
+//! | 127-64 | id: inode number in a volume's tree, object number in the catalog |
+//! | 63-56 | kind, a [`KeyKind`] |
+//! | 55-0 | sub: block index, name hash, inode, sequence number: what the kind says |
+
+use super::ids::InodeNo;
+
+/// What a key's value is; the numbers are part of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum KeyKind {
+    /// Volume: an inode; sub 0.
+    Inode = 1,
+    /// Volume: whole content of a small file, or a symlink's target; sub 0.
+    Inline = 2,
+    /// Volume: extended attributes whose name has the hash in sub, chained.
+    Xattr = 3,
+    /// Volume: part of a large extended attribute's value.
+    XattrChunk = 4,
+    /// Volume: directory entries whose name has the hash in sub, chained.
+    Dirent = 5,
+    /// Volume: an extent; sub is its first block index in the file.
+    Extent = 6,
+    /// Volume: id 0, sub an inode that has no name left and awaits its end.
+    Orphan = 7,
+    /// Catalog: a volume; id its number.
+    Volume = 32,
+    /// Catalog: a lineage member; id its number.
+    Member = 33,
+    /// Catalog: id a deadlist's number, sub the bucket's epoch.
+    Bucket = 34,
+    /// Catalog: id a chunk's number: references in a deadlist, and the next chunk.
+    Chunk = 35,
+    /// Catalog: background reclaim; id the number of the work item.
+    Reclaim = 36,
+    /// Catalog: id a first block number: extra references to a block range.
+    Shared = 37,
+    /// Checkpoint tree: id a member's number (0 the catalog): root pointer and figures.
+    Root = 64,
+    /// Checkpoint tree: id a region's number: which of its blocks are in use.
+    Region = 65,
+}
+
+/// Number of bits in a key's sub field.
+pub const SUB_BITS: u32 = 56;
+/// Largest sub value.
+pub const MAX_SUB: u64 = (1 << SUB_BITS) - 1;
+
+/// A tree key; order is (id, kind, sub).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(pub u128);
+
+impl Key {
+    /// Smallest key.
+    pub const MIN: Key = Key(0);
+    /// Largest key.
+    pub const MAX: Key = Key(u128::MAX);
+
+    /// Packs a key; `sub` is cut to 56 bits.
+    pub const fn new(id: u64, kind: KeyKind, sub: u64) -> Self {
+        debug_assert!(sub <= MAX_SUB);
+        Key((id as u128) << 64 | (kind as u128) << SUB_BITS | (sub & MAX_SUB) as u128)
+    }
+
+    /// Packs a key of a volume's tree.
+    pub const fn inode(ino: InodeNo, kind: KeyKind, sub: u64) -> Self {
+        Key::new(ino.0, kind, sub)
+    }
+
+    /// Smallest key of `id`, whatever the kind.
+    pub const fn first_of(id: u64) -> Self {
+        Key((id as u128) << 64)
+    }
+
+    /// Largest key of `id`, whatever the kind.
+    pub const fn last_of(id: u64) -> Self {
+        Key((id as u128) << 64 | u64::MAX as u128)
+    }
+
+    /// The id field.
+    pub const fn id(self) -> u64 {
+        (self.0 >> 64) as u64
+    }
+
+    /// The kind's number.
+    pub const fn kind(self) -> u8 {
+        (self.0 >> SUB_BITS) as u8
+    }
+
+    /// Whether the key is of `kind`.
+    pub const fn is(self, kind: KeyKind) -> bool {
+        self.kind() == kind as u8
+    }
+
+    /// The sub field.
+    pub const fn sub(self) -> u64 {
+        self.0 as u64 & MAX_SUB
+    }
+
+    /// The next larger key; [`Key::MAX`] stays.
+    pub const fn successor(self) -> Self {
+        Key(self.0.saturating_add(1))
+    }
+}

@@ -1,0 +1,27 @@
+//! The bytes of every on-disk record: pure functions, no I/O.
+//!
+//! Integers are little-endian and fixed width; reserved bytes are zero and checked. Each decoder
+//! takes arbitrary bytes and answers with the record or a [`DecodeError`]; it never panics and never
+//! allocates more than a fixed bound. docs/on-disk-format.md is the normative description.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod bytes;
+mod extent;
+mod ids;
+mod key;
+
+pub use bytes::{DecodeError, Decoder, Encoder};
+pub use extent::{Extent, ExtentKind, MAX_EXTENT_BLOCKS};
+pub use ids::{BlockNo, Epoch, Hash, InodeNo, MAX_INODE, MemberId, ROOT_INODE, Run, Seq, VolumeId};
+pub use key::{Key, KeyKind, MAX_SUB, SUB_BITS};
+
+/// Unit of addressing and of data checksums.
+pub const BLOCK_SIZE: usize = 4096;
+/// Blocks in a B+tree node.
+pub const NODE_BLOCKS: u32 = 4;
+/// Bytes in a B+tree node.
+pub const NODE_SIZE: usize = BLOCK_SIZE * NODE_BLOCKS as usize;
+/// Longest value of a tree key: a leaf holds at least three.
+pub const MAX_VALUE: usize = 4096 + 256;
+/// Largest block number: 2^51 blocks are 8 EiB.
+pub const MAX_BLOCKS: u64 = 1 << 51;

@@ -1,0 +1,1 @@
+//! POSIX semantics of a volume and of its snapshot views.

@@ -1,0 +1,1 @@
+//! The record of operations since the last checkpoint.

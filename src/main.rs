@@ -1,0 +1,2 @@
+//! The `amberfs` command.
+fn main() {}

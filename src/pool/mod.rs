@@ -1,0 +1,1 @@
+//! A pool: recovery, checkpoint, catalog, volumes.

@@ -1,0 +1,1 @@
+//! Which blocks of the data file are free.
