@@ -35,7 +35,7 @@ fn option(d: &mut Decoder<'_>, field: &'static str) -> Result<Option<u64>, Decod
     Ok(d.u64(field)?.checked_sub(1))
 }
 
-/// A volume; key (volume, Volume, 0).
+/// A volume; key [`Key::volume`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeRecord {
     /// Lineage member that is its live state; none once the volume is deleted but snapshots are left.
@@ -107,7 +107,7 @@ pub enum MemberKind {
     Freeing = 3,
 }
 
-/// A lineage member; key (member, Member, 0).
+/// A lineage member; key [`Key::member`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberRecord {
     /// Volume that it belongs to.
@@ -181,7 +181,7 @@ pub struct DeadRef {
 }
 
 /// A chain of chunks of dead references and how many blocks they cover in all; a bucket of a deadlist
-/// (key (deadlist, Bucket, epoch)), or reclaim work (key (item, Reclaim, 0)).
+/// ([`Key::bucket`]), or reclaim work ([`Key::reclaim`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ChainRecord {
     /// First chunk; 0 for none.
@@ -216,7 +216,7 @@ impl ChainRecord {
     }
 }
 
-/// Some dead references, and the chunk behind; key (chunk, Chunk, 0).
+/// Some dead references, and the chunk behind; key [`Key::chunk`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ChunkRecord {
     /// Next chunk of the chain; 0 for none.
@@ -256,7 +256,7 @@ impl ChunkRecord {
     }
 }
 
-/// Extra references to a block range; key (first block, Shared, 0).
+/// Extra references to a block range; key [`Key::shared`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SharedRecord {
     /// Length of the range, at least 1.
@@ -285,8 +285,7 @@ impl SharedRecord {
     }
 }
 
-/// Root of a member's tree and its figures; checkpoint tree, key (member, Root, 0); member 0 is the
-/// catalog.
+/// Root of a member's tree and its figures; checkpoint tree, key [`Key::root`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RootRecord {
     /// Root node.

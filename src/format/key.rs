@@ -6,7 +6,7 @@
 //! | 63-56 | kind, a [`KeyKind`] |
 //! | 55-0 | sub: block index, name hash, inode, sequence number: what the kind says |
 
-use super::ids::InodeNo;
+use super::ids::{BlockNo, Epoch, InodeNo, MemberId, VolumeId};
 
 /// What a key's value is; the numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,21 +26,21 @@ pub enum KeyKind {
     Extent = 6,
     /// Volume: id 0, sub an inode that has no name left and awaits its end.
     Orphan = 7,
-    /// Catalog: a volume; id its number.
+    /// Catalog: id 1, sub a volume's number.
     Volume = 32,
-    /// Catalog: a lineage member; id its number.
+    /// Catalog: id 2, sub a lineage member's number.
     Member = 33,
-    /// Catalog: id a deadlist's number, sub the bucket's epoch.
+    /// Catalog: id a deadlist's object number, sub the bucket's epoch.
     Bucket = 34,
-    /// Catalog: id a chunk's number: references in a deadlist, and the next chunk.
+    /// Catalog: id a chunk's object number, sub 0: references in a deadlist, and the next chunk.
     Chunk = 35,
-    /// Catalog: background reclaim; id the number of the work item.
+    /// Catalog: id 3, sub the object number of an item of background reclaim.
     Reclaim = 36,
-    /// Catalog: id a first block number: extra references to a block range.
+    /// Catalog: id 4, sub a first block number: extra references to a block range.
     Shared = 37,
-    /// Checkpoint tree: id a member's number (0 the catalog): root pointer and figures.
+    /// Checkpoint tree: id 1, sub a member's number (0 the catalog): root pointer and figures.
     Root = 64,
-    /// Checkpoint tree: id a region's number: which of its blocks are in use.
+    /// Checkpoint tree: id 2, sub a region's number: which of its blocks are in use.
     Region = 65,
 }
 
@@ -48,6 +48,9 @@ pub enum KeyKind {
 pub const SUB_BITS: u32 = 56;
 /// Largest sub value.
 pub const MAX_SUB: u64 = (1 << SUB_BITS) - 1;
+
+/// Object numbers (deadlists, chunks, reclaim items) begin here: smaller ids are tables.
+pub const FIRST_OBJECT: u64 = 16;
 
 /// A tree key; order is (id, kind, sub).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +71,46 @@ impl Key {
     /// Packs a key of a volume's tree.
     pub const fn inode(ino: InodeNo, kind: KeyKind, sub: u64) -> Self {
         Key::new(ino.0, kind, sub)
+    }
+
+    /// Key of a volume's record.
+    pub const fn volume(volume: VolumeId) -> Self {
+        Key::new(1, KeyKind::Volume, volume.0)
+    }
+
+    /// Key of a lineage member's record.
+    pub const fn member(member: MemberId) -> Self {
+        Key::new(2, KeyKind::Member, member.0)
+    }
+
+    /// Key of an item of background reclaim.
+    pub const fn reclaim(object: u64) -> Self {
+        Key::new(3, KeyKind::Reclaim, object)
+    }
+
+    /// Key of a shared range that begins at `start`.
+    pub const fn shared(start: BlockNo) -> Self {
+        Key::new(4, KeyKind::Shared, start.0)
+    }
+
+    /// Key of a deadlist's bucket.
+    pub const fn bucket(deadlist: u64, epoch: Epoch) -> Self {
+        Key::new(deadlist, KeyKind::Bucket, epoch.0)
+    }
+
+    /// Key of a chunk of dead references.
+    pub const fn chunk(object: u64) -> Self {
+        Key::new(object, KeyKind::Chunk, 0)
+    }
+
+    /// Key of a member's root in the checkpoint tree; member 0 is the catalog.
+    pub const fn root(member: MemberId) -> Self {
+        Key::new(1, KeyKind::Root, member.0)
+    }
+
+    /// Key of a region of the space map in the checkpoint tree.
+    pub const fn region(region: u32) -> Self {
+        Key::new(2, KeyKind::Region, region as u64)
     }
 
     /// Smallest key of `id`, whatever the kind.

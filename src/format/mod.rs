@@ -24,14 +24,17 @@ pub use catalog::{
 pub use edit::Edit;
 pub use extent::{Extent, ExtentKind, MAX_EXTENT_BLOCKS};
 pub use ids::{BlockNo, Epoch, Hash, InodeNo, MAX_INODE, MemberId, ROOT_INODE, Run, Seq, VolumeId};
-pub use key::{Key, KeyKind, MAX_SUB, SUB_BITS};
+pub use key::{FIRST_OBJECT, Key, KeyKind, MAX_SUB, SUB_BITS};
 pub use node::{
     INTERNAL_ENTRY, LEAF_CAPACITY, LEAF_ENTRY, Leaf, MAX_CHILDREN, MAX_LEVEL, NODE_HEADER,
     NODE_MAGIC, NodePtr, Page, decode_internal, decode_ptr, empty_page, encode_internal,
     page_level,
 };
 pub use record::{MAX_COPY_BYTES, NewSnapshot, Record, encode_commit};
-pub use superblock::{SLOT_OFFSETS, SLOT_SIZE, SUPERBLOCK_BYTES, SlotError, Superblock, VERSION};
+pub use superblock::{
+    MAGIC as SUPERBLOCK_MAGIC, SLOT_OFFSETS, SLOT_SIZE, SUPERBLOCK_BYTES, SlotError, Superblock,
+    VERSION,
+};
 pub use time::Timestamp;
 
 /// Unit of addressing and of data checksums.

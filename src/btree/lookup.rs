@@ -1,0 +1,147 @@
+//! Reading: a key's value, and the entries of a range in order.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::{Error, Load, Tree};
+use crate::cache::{Body, Child, Node};
+use crate::format::Key;
+
+/// A tree and the store that its nodes are in: what reading needs.
+#[derive(Clone, Copy)]
+pub struct Reader<'a> {
+    tree: &'a Tree,
+    store: &'a dyn Load,
+}
+
+impl std::fmt::Debug for Reader<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Reader({:?})", self.tree)
+    }
+}
+
+type Visit<'v> = &'v mut dyn FnMut(Key, &[u8]) -> ControlFlow<()>;
+
+impl<'a> Reader<'a> {
+    /// Reads `tree` through `store`.
+    pub fn new(tree: &'a Tree, store: &'a dyn Load) -> Self {
+        Reader { tree, store }
+    }
+
+    /// Calls `f` with the value of `key` and returns its answer; `None` where the key is absent.
+    pub fn get<R>(&self, key: Key, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, Error> {
+        let held: Arc<Node>;
+        let mut child = &self.tree.root;
+        let mut level = self.tree.level;
+        loop {
+            let node: &Node = match &child.node {
+                Some(node) => node,
+                None => {
+                    held = self.store.load(child, level)?;
+                    // Cached nodes link no others, so all below is held one node at a time.
+                    return Self::get_held(self.store, held, level, key, f);
+                }
+            };
+            match &node.body {
+                Body::Leaf(leaf) => return Ok(leaf.search(key).ok().map(|at| f(leaf.value(at)))),
+                Body::Internal(internal) => {
+                    child = &internal.children[internal.child_for(key)];
+                    level = internal.level - 1;
+                }
+            }
+        }
+    }
+
+    fn get_held<R>(
+        store: &dyn Load,
+        mut node: Arc<Node>,
+        mut level: u8,
+        key: Key,
+        f: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<R>, Error> {
+        loop {
+            let next = match &node.body {
+                Body::Leaf(leaf) => return Ok(leaf.search(key).ok().map(|at| f(leaf.value(at)))),
+                Body::Internal(internal) => {
+                    level -= 1;
+                    store.load(&internal.children[internal.child_for(key)], level)?
+                }
+            };
+            node = next;
+        }
+    }
+
+    /// Returns the value of `key`.
+    pub fn get_vec(&self, key: Key) -> Result<Option<Vec<u8>>, Error> {
+        self.get(key, <[u8]>::to_vec)
+    }
+
+    /// Calls `f` with every entry from `from` to `to`, both included, in order, until it breaks.
+    pub fn range(&self, from: Key, to: Key, f: Visit<'_>) -> Result<(), Error> {
+        self.range_in(&self.tree.root, self.tree.level, from, to, f).map(|_| ())
+    }
+
+    fn range_in(
+        &self,
+        child: &Child,
+        level: u8,
+        from: Key,
+        to: Key,
+        f: Visit<'_>,
+    ) -> Result<ControlFlow<()>, Error> {
+        let held;
+        let node = match &child.node {
+            Some(node) => node,
+            None => {
+                held = self.store.load(child, level)?;
+                &held
+            }
+        };
+        match &node.body {
+            Body::Leaf(leaf) => {
+                let start = leaf.search(from).unwrap_or_else(|at| at);
+                for at in start..leaf.len() {
+                    let key = leaf.key(at);
+                    if key > to || f(key, leaf.value(at)).is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+            }
+            Body::Internal(internal) => {
+                for at in internal.child_for(from)..internal.children.len() {
+                    if internal.keys[at] > to {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    if self.range_in(&internal.children[at], level - 1, from, to, f)?.is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Returns the entry with the largest key that is at most `key`.
+    pub fn last_at_or_before(&self, key: Key) -> Result<Option<(Key, Vec<u8>)>, Error> {
+        self.last_in(&self.tree.root, self.tree.level, key)
+    }
+
+    fn last_in(&self, child: &Child, level: u8, key: Key) -> Result<Option<(Key, Vec<u8>)>, Error> {
+        let node = self.store.load(child, level)?;
+        match &node.body {
+            Body::Leaf(leaf) => {
+                let behind = leaf.search(key).map_or_else(|at| at, |at| at + 1);
+                Ok(behind.checked_sub(1).map(|at| (leaf.key(at), leaf.value(at).to_vec())))
+            }
+            Body::Internal(internal) => {
+                for at in (0..=internal.child_for(key)).rev() {
+                    let found = self.last_in(&internal.children[at], level - 1, key)?;
+                    if found.is_some() {
+                        return Ok(found);
+                    }
+                }
+                Ok(None)
+            }
+        }
+    }
+}

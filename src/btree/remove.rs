@@ -1,0 +1,142 @@
+//! Removing a key, and the merges that keep nodes full.
+
+use super::{Error, Store, Tree, own};
+use crate::cache::{Body, Child, Internal, Node};
+use crate::format::{Key, LEAF_CAPACITY, Leaf, MAX_CHILDREN};
+
+/// A leaf with fewer bytes, an internal node with fewer children, looks for a neighbour to merge with.
+const LEAF_LOW: usize = LEAF_CAPACITY / 2;
+const CHILDREN_LOW: usize = MAX_CHILDREN / 2;
+/// A merge leaves room, so that the next insertion does not split again.
+const LEAF_MERGED: usize = LEAF_CAPACITY * 9 / 10;
+const CHILDREN_MERGED: usize = MAX_CHILDREN * 9 / 10;
+
+impl Tree {
+    /// Removes `key` and says whether it was there.
+    ///
+    /// After [`Tree::prepare`] for the same key it needs no I/O: a neighbour that can't be read is not
+    /// merged with.
+    pub fn remove(&mut self, store: &mut dyn Store, key: Key) -> Result<bool, Error> {
+        let removed = remove_in(&mut self.root, self.level, store, key, &mut self.nodes)?;
+        while self.level > 0 {
+            let node = own(&mut self.root, self.level, store)?;
+            let Body::Internal(internal) = &mut node.body else { break };
+            if internal.children.len() > 1 {
+                break;
+            }
+            let Some(only) = internal.children.pop() else {
+                node.body = Body::Leaf(Leaf::default());
+                self.level = 0;
+                break;
+            };
+            store.retire(self.root.addr, self.root.birth);
+            self.root = only;
+            self.level -= 1;
+            self.nodes -= 1;
+        }
+        Ok(removed)
+    }
+}
+
+fn remove_in(
+    child: &mut Child,
+    level: u8,
+    store: &mut dyn Store,
+    key: Key,
+    nodes: &mut u64,
+) -> Result<bool, Error> {
+    let node = own(child, level, store)?;
+    match &mut node.body {
+        Body::Leaf(leaf) => {
+            let found = leaf.search(key);
+            if let Ok(at) = found {
+                leaf.remove(at);
+            }
+            Ok(found.is_ok())
+        }
+        Body::Internal(internal) => {
+            let at = internal.child_for(key);
+            let removed = remove_in(&mut internal.children[at], level - 1, store, key, nodes)?;
+            if removed && is_low(&internal.children[at]) {
+                relieve(internal, at, store, nodes);
+            }
+            Ok(removed)
+        }
+    }
+}
+
+/// Whether a node that was just changed has become small.
+fn is_low(child: &Child) -> bool {
+    match child.node.as_deref().map(|node| &node.body) {
+        Some(Body::Leaf(leaf)) => leaf.used_bytes() < LEAF_LOW,
+        Some(Body::Internal(internal)) => internal.children.len() < CHILDREN_LOW,
+        None => false,
+    }
+}
+
+fn is_empty(child: &Child) -> bool {
+    match child.node.as_deref().map(|node| &node.body) {
+        Some(Body::Leaf(leaf)) => leaf.is_empty(),
+        Some(Body::Internal(internal)) => internal.children.is_empty(),
+        None => false,
+    }
+}
+
+/// Drops the child at `at` if it is empty, else merges it with a neighbour if both fit in one node.
+fn relieve(internal: &mut Internal, at: usize, store: &mut dyn Store, nodes: &mut u64) {
+    if is_empty(&internal.children[at]) {
+        drop_child(internal, at, store, nodes);
+        return;
+    }
+    for left in [at.checked_sub(1), Some(at)].into_iter().flatten() {
+        if left + 1 < internal.children.len() && merge(internal, left, store, nodes) {
+            return;
+        }
+    }
+}
+
+fn drop_child(internal: &mut Internal, at: usize, store: &mut dyn Store, nodes: &mut u64) {
+    let child = internal.children.remove(at);
+    store.retire(child.addr, child.birth);
+    // The node's own lower bound stays that of its first child.
+    internal.keys.remove(if at == 0 && internal.keys.len() > 1 { 1 } else { at });
+    *nodes -= 1;
+}
+
+/// Moves the content of child `left + 1` into child `left` and says whether it did.
+fn merge(internal: &mut Internal, left: usize, store: &mut dyn Store, nodes: &mut u64) -> bool {
+    let level = internal.level - 1;
+    let pair = &internal.children[left..=left + 1];
+    let (Ok(low), Ok(high)) = (store.load(&pair[0], level), store.load(&pair[1], level)) else {
+        return false;
+    };
+    let fits = match (&low.body, &high.body) {
+        (Body::Leaf(a), Body::Leaf(b)) => a.used_bytes() + b.used_bytes() <= LEAF_MERGED,
+        (Body::Internal(a), Body::Internal(b)) => {
+            a.children.len() + b.children.len() <= CHILDREN_MERGED
+        }
+        _ => false,
+    };
+    drop(low);
+    if !fits {
+        return false;
+    }
+    let Ok(into) = own(&mut internal.children[left], level, store) else { return false };
+    append(into, &high, internal.keys[left + 1]);
+    drop(high);
+    drop_child(internal, left + 1, store, nodes);
+    true
+}
+
+fn append(into: &mut Node, from: &Node, bound: Key) {
+    match (&mut into.body, &from.body) {
+        (Body::Leaf(a), Body::Leaf(b)) => a.append(b),
+        (Body::Internal(a), Body::Internal(b)) => {
+            let first = a.keys.len();
+            a.keys.extend_from_slice(&b.keys);
+            a.keys[first] = bound;
+            a.children.extend_from_slice(&b.children);
+        }
+        _ => unreachable!("neighbours are at one level"),
+    }
+}
