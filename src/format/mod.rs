@@ -9,6 +9,7 @@ mod bytes;
 mod catalog;
 mod edit;
 mod extent;
+mod frame;
 mod ids;
 mod key;
 mod node;
@@ -23,6 +24,9 @@ pub use catalog::{
 };
 pub use edit::Edit;
 pub use extent::{Extent, ExtentKind, MAX_EXTENT_BLOCKS};
+pub use frame::{
+    FRAME_ALIGN, FRAME_HEADER, FRAME_MAGIC, FrameHeader, MAX_RECORD, frame_bytes, frame_salt,
+};
 pub use ids::{BlockNo, Epoch, Hash, InodeNo, MAX_INODE, MemberId, ROOT_INODE, Run, Seq, VolumeId};
 pub use key::{FIRST_OBJECT, Key, KeyKind, MAX_SUB, SUB_BITS};
 pub use node::{

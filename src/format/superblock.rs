@@ -21,7 +21,8 @@
 //! | 152 | 8 | next catalog object |
 //! | 160 | 12 | when the pool was made |
 //! | 172 | 73 | root record of the checkpoint tree |
-//! | 245 | 3819 | zero |
+//! | 245 | 4 | journal tail: checksum of the record before |
+//! | 249 | 3815 | zero |
 //! | 4064 | 32 | BLAKE3 of the first 4064 bytes |
 
 use super::BLOCK_SIZE;
@@ -59,6 +60,8 @@ pub struct Superblock {
     pub tail_offset: u64,
     /// Its sequence number.
     pub tail_seq: u64,
+    /// The checksum of the record before it, which it continues.
+    pub tail_chain: u32,
     /// Current epoch.
     pub epoch: Epoch,
     /// Number of the next lineage member.
@@ -107,6 +110,7 @@ impl Superblock {
         out.u64(self.epoch.0).u64(self.next_member).u64(self.next_volume).u64(self.next_object);
         self.created.encode(&mut out);
         self.root.encode(&mut out);
+        out.u32(self.tail_chain);
         out.0.resize(HASHED, 0);
         let hash = blake3::hash(&out.0);
         out.bytes(hash.as_bytes());
@@ -144,6 +148,7 @@ impl Superblock {
             next_object: d.u64("next object")?,
             created: Timestamp::decode(&mut d)?,
             root: RootRecord::decode_from(&mut d)?,
+            tail_chain: d.u32("tail chain")?,
         };
         if superblock.total_blocks > super::MAX_BLOCKS {
             return Err(DecodeError { record: "superblock", field: "size", offset: 96 }.into());
