@@ -7,27 +7,32 @@
 
 mod bytes;
 mod catalog;
+mod dirent;
 mod edit;
 mod extent;
 mod frame;
 mod ids;
+mod inode;
 mod key;
 mod node;
 mod record;
 mod superblock;
 mod time;
+mod xattr;
 
 pub use bytes::{DecodeError, Decoder, Encoder};
 pub use catalog::{
     ChainRecord, ChunkRecord, DeadRef, MAX_CHUNK_REFS, MAX_LABELS, MAX_NAME, MemberKind,
     MemberRecord, RootRecord, SharedRecord, VolumeRecord,
 };
+pub use dirent::{Dirent, DirentChain, MAX_SLOT, dirent_chain, name_hash};
 pub use edit::Edit;
 pub use extent::{Extent, ExtentKind, MAX_EXTENT_BLOCKS};
 pub use frame::{
     FRAME_ALIGN, FRAME_HEADER, FRAME_MAGIC, FrameHeader, MAX_RECORD, frame_bytes, frame_salt,
 };
 pub use ids::{BlockNo, Epoch, Hash, InodeNo, MAX_INODE, MemberId, ROOT_INODE, Run, Seq, VolumeId};
+pub use inode::{FileKind, INODE_LEN, Inode, InodeFlags, MAX_FILE_SIZE, MAX_INLINE, OrphanKind};
 pub use key::{FIRST_OBJECT, Key, KeyKind, MAX_SUB, SUB_BITS};
 pub use node::{
     INTERNAL_ENTRY, LEAF_CAPACITY, LEAF_ENTRY, Leaf, MAX_CHILDREN, MAX_LEVEL, NODE_HEADER,
@@ -40,6 +45,10 @@ pub use superblock::{
     VERSION,
 };
 pub use time::Timestamp;
+pub use xattr::{
+    MAX_CHUNK_ID, MAX_XATTR_INLINE, MAX_XATTR_VALUE, XATTR_CHUNK, Xattr, XattrChain, XattrValue,
+    xattr_chain, xattr_chunk_sub,
+};
 
 /// Unit of addressing and of data checksums.
 pub const BLOCK_SIZE: usize = 4096;
