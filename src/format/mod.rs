@@ -16,6 +16,7 @@ mod inode;
 mod key;
 mod node;
 mod record;
+mod region;
 mod superblock;
 mod time;
 mod xattr;
@@ -40,6 +41,9 @@ pub use node::{
     page_level,
 };
 pub use record::{MAX_COPY_BYTES, NewSnapshot, Record, encode_commit};
+pub use region::{
+    Bitmap, MAX_REGION_RECORD, REGION_BLOCKS, REGION_WORDS, RegionClass, RegionImage, region_of,
+};
 pub use superblock::{
     MAGIC as SUPERBLOCK_MAGIC, SLOT_OFFSETS, SLOT_SIZE, SUPERBLOCK_BYTES, SlotError, Superblock,
     VERSION,

@@ -1,0 +1,136 @@
+//! Where the next run comes from.
+//!
+//! Next fit, with a cursor for each class. Data goes anywhere but into regions that hold nodes, and
+//! nodes into regions of their own, opened one at a time, so that neither cuts up the other's space;
+//! only when its own regions are full does a class go into the other's.
+//!
+//! Data takes the first row at or behind its cursor that is as long as wanted. When there is none in
+//! any of its regions it wants the next smaller power of two, down to single blocks.
+
+use super::index::{Scope, level_of};
+use super::region::State;
+use super::{Class, SpaceMap, block_at};
+use crate::format::{BlockNo, NODE_BLOCKS, REGION_BLOCKS, Run};
+
+/// Most regions that a search for a length other than a power of two looks at in vain: these may
+/// stand on the right level without a row that is long enough.
+const MAX_LOOKS: u32 = 64;
+
+/// Where a class's next search begins.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Cursor {
+    region: u32,
+    at: u32,
+}
+
+impl SpaceMap {
+    /// Allocates 1 to `want_blocks` consecutive blocks, as many as the space allows; nothing when
+    /// every block is taken. A run lies within one region.
+    ///
+    /// Data is in flight until it is committed or abandoned, nodes are used at once.
+    pub fn allocate(&mut self, class: Class, want_blocks: u32) -> Option<Run> {
+        let want = want_blocks.clamp(1, REGION_BLOCKS);
+        let (scopes, state): (&[Scope], _) = match class {
+            Class::Data => (&[Scope::NotNodes, Scope::Any], State::InFlight),
+            Class::Node => (&[Scope::Nodes, Scope::Empty, Scope::Any], State::Used),
+        };
+        let (region, at) = scopes.iter().find_map(|s| self.find_up_to(class, *s, want))?;
+        let len = self.regions[region as usize].taken().len_at(at, want);
+        let run = self.take(class, region, (at, len), state);
+        if state == State::Used {
+            self.mark(region);
+        }
+        Some(run)
+    }
+
+    /// Allocates the blocks of a node, used at once; nothing when no region has as many in a row.
+    pub fn allocate_node(&mut self) -> Option<BlockNo> {
+        let scopes = [Scope::Nodes, Scope::Empty, Scope::Any];
+        let (region, at) =
+            scopes.into_iter().find_map(|s| self.find(Class::Node, s, NODE_BLOCKS))?;
+        let run = self.take(Class::Node, region, (at, NODE_BLOCKS), State::Used);
+        self.mark(region);
+        Some(run.start)
+    }
+
+    /// Allocates the blocks of a node that belongs to the checkpoint being written, after its freeze.
+    ///
+    /// The caller puts the node into the region's image: the one that the freeze returned or, if the
+    /// freeze returned none, the one that the previous checkpoint has. Regions of which the freeze
+    /// returned an image are preferred.
+    pub fn allocate_node_in_checkpoint(&mut self) -> Option<BlockNo> {
+        let scopes = [Scope::ImagedNodes, Scope::Imaged, Scope::Nodes, Scope::Empty, Scope::Any];
+        let (region, at) =
+            scopes.into_iter().find_map(|s| self.find(Class::Node, s, NODE_BLOCKS))?;
+        self.index.imaged.insert(region);
+        Some(self.take(Class::Node, region, (at, NODE_BLOCKS), State::Used).start)
+    }
+
+    fn cursor(&mut self, class: Class) -> &mut Cursor {
+        match class {
+            Class::Data => &mut self.data,
+            Class::Node => &mut self.node,
+        }
+    }
+
+    /// Takes a free part of a region and moves the cursor behind it.
+    fn take(&mut self, class: Class, region: u32, part: (u32, u32), state: State) -> Run {
+        if class == Class::Node && self.index.empty.contains(region) {
+            self.index.nodes.insert(region);
+        }
+        self.pass(region, part, State::Free, state);
+        *self.cursor(class) = Cursor { region, at: part.0 + part.1 };
+        Run::new(block_at(region, part.0), part.1)
+    }
+
+    /// Finds a row of `want` blocks or, failing that, of the longest power of two that there is.
+    fn find_up_to(&mut self, class: Class, scope: Scope, want: u32) -> Option<(u32, u32)> {
+        let mut target = want;
+        loop {
+            if let Some(found) = self.find(class, scope, target) {
+                return Some(found);
+            }
+            if target == 1 {
+                return None;
+            }
+            target = 1 << level_of(target - 1);
+        }
+    }
+
+    /// Finds the next row of `want` blocks in a region of `scope`: from the cursor to the end of its
+    /// region, then through the other regions and around, then in the whole of the cursor's region.
+    fn find(&mut self, class: Class, scope: Scope, want: u32) -> Option<(u32, u32)> {
+        let level = level_of(want);
+        if !self.index.any(level) {
+            return None;
+        }
+        let Cursor { region: home, at } = *self.cursor(class);
+        // An empty region is searched from its start: after a release the cursor may stand behind
+        // the end, and at the start no search can fail that would not fail everywhere.
+        if at != 0
+            && let Some(region) = self.regions.get_mut(home as usize)
+            && at < region.blocks()
+            && self.index.admits(scope, home)
+            && let Some(found) = region.find(at, want)
+        {
+            return Some((home, found));
+        }
+        let mut looks = 0;
+        let behind = if at == 0 { home } else { home + 1 };
+        for (mut from, end) in [(behind, self.regions.len() as u32), (0, behind)] {
+            while let Some(number) = self.index.next(scope, level, from, end) {
+                let region = &mut self.regions[number as usize];
+                if let Some(found) = region.find(0, want) {
+                    return Some((number, found));
+                }
+                self.index.place(number, region.longest());
+                looks += 1;
+                if looks >= MAX_LOOKS && !want.is_power_of_two() {
+                    return None;
+                }
+                from = number + 1;
+            }
+        }
+        None
+    }
+}

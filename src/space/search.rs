@@ -1,0 +1,141 @@
+//! Scans of a region for free blocks, a word of 64 at a time.
+//!
+//! A block is taken when its bit is set in either of two bitmaps; `end` is the number of blocks that
+//! the region really has.
+
+use crate::format::{Bitmap, REGION_WORDS};
+
+/// The two bitmaps whose union is what is taken, and where the region ends.
+#[derive(Clone, Copy)]
+pub(super) struct Taken<'a> {
+    live: &'a [u64; REGION_WORDS],
+    pending: &'a [u64; REGION_WORDS],
+    end: u32,
+}
+
+/// Keeps the bits that begin a row of `len` set bits, 1 to 64, within the word.
+#[inline]
+fn rows(mut word: u64, len: u32) -> u64 {
+    let mut done = 1;
+    while done < len && word != 0 {
+        let step = done.min(len - done);
+        word &= word >> step;
+        done += step;
+    }
+    word
+}
+
+impl<'a> Taken<'a> {
+    pub(super) fn new(live: &'a Bitmap, pending: &'a Bitmap, end: u32) -> Self {
+        Taken { live: live.words(), pending: pending.words(), end }
+    }
+
+    /// The free blocks of one word.
+    #[inline]
+    fn free(&self, word: u32) -> u64 {
+        let free = !(self.live[word as usize] | self.pending[word as usize]);
+        // Called for words that begin before `end` only.
+        let within = self.end - word * 64;
+        if within < 64 { free & ((1 << within) - 1) } else { free }
+    }
+
+    /// Returns the free ones of the 16 blocks from `first` on, a multiple of 16.
+    pub(super) fn free_of_16(&self, first: u32) -> u16 {
+        (self.free(first / 64) >> (first % 64)) as u16
+    }
+
+    /// Returns the first block at or after `from` that begins at least `want` free ones.
+    pub(super) fn find(&self, from: u32, want: u32) -> Option<u32> {
+        let mut row = 0; // free blocks at the end of the words before
+        for word in from / 64..self.end.div_ceil(64) {
+            let mut free = self.free(word);
+            if word == from / 64 {
+                free &= !0 << (from % 64);
+            }
+            let leading = free.trailing_ones();
+            if row + leading >= want {
+                return Some(word * 64 - row);
+            }
+            if leading == 64 {
+                row += 64;
+                continue;
+            }
+            if want < 64 && free != 0 {
+                let starts = rows(free, want);
+                if starts != 0 {
+                    return Some(word * 64 + starts.trailing_zeros());
+                }
+            }
+            row = free.leading_ones();
+        }
+        None
+    }
+
+    /// Returns how many blocks from `from` on are free, at most `max`.
+    pub(super) fn len_at(&self, from: u32, max: u32) -> u32 {
+        let mut len = 0;
+        for word in from / 64..self.end.div_ceil(64) {
+            let skip = if word == from / 64 { from % 64 } else { 0 };
+            let free = (self.free(word) >> skip).trailing_ones();
+            len += free;
+            if free + skip < 64 || len >= max {
+                break;
+            }
+        }
+        len.min(max)
+    }
+
+    /// Returns the length of the longest row of free blocks.
+    pub(super) fn longest(&self) -> u32 {
+        let (mut row, mut best) = (0, 0);
+        for word in 0..self.end.div_ceil(64) {
+            let free = self.free(word);
+            row += free.trailing_ones();
+            best = best.max(row);
+            if free != !0 {
+                row = free.leading_ones();
+                best = best.max(row);
+                while best < 64 && free.count_ones() > best && rows(free, best + 1) != 0 {
+                    best += 1;
+                }
+            }
+        }
+        best
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bits(runs: &[(u32, u32)]) -> Bitmap {
+        let mut bitmap = Bitmap::EMPTY;
+        for (first, len) in runs {
+            bitmap.write(*first % 700, *len, true);
+        }
+        bitmap
+    }
+
+    proptest! {
+        #[test]
+        fn scans_agree_with_a_plain_array(
+            live in prop::collection::vec((0u32..700, 0u32..90), 0..20),
+            pending in prop::collection::vec((0u32..700, 0u32..5), 0..60),
+            end in 1u32..700, from in 0u32..700, want in 1u32..200,
+        ) {
+            let (live, pending) = (bits(&live), bits(&pending));
+            let taken = Taken::new(&live, &pending, end);
+            let free: Vec<bool> = (0..end)
+                .map(|at| live.all(at, 1, false) && pending.all(at, 1, false))
+                .collect();
+            let len_at = |at: u32| free[at as usize..].iter().take_while(|f| **f).count() as u32;
+            let found = (from..end).find(|at| len_at(*at) >= want);
+            prop_assert_eq!(taken.find(from, want), found);
+            prop_assert_eq!(taken.longest(), (0..end).map(len_at).max().unwrap_or(0));
+            if from < end {
+                prop_assert_eq!(taken.len_at(from, want), len_at(from).min(want));
+            }
+        }
+    }
+}
