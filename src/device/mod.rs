@@ -5,6 +5,9 @@
 //! benchmarks. [`PoolDir`] is the directory on the host that holds a pool, its lock and its three
 //! files. A [`Storage`] is the three devices of one pool, of whatever kind.
 //!
+//! For tests: [`Recorder`] logs what a pool does to its storage, and [`CrashStates`] rebuilds from the
+//! log what a crash could have left; [`Faults`] makes chosen calls fail.
+//!
 //! # Contract of [`BlockDevice`], which the layers above rest on
 //!
 //! 1. A call transfers all of its bytes or returns an error; short I/O and EINTR never show.
@@ -25,18 +28,24 @@
 //! Locks: a device's own locks are leaves; no device calls out while it holds one.
 
 mod contents;
+mod crash;
+mod faulty;
 mod file;
 mod memory;
 mod pool_dir;
+mod recording;
 
 use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
 
 pub use contents::Contents;
+pub use crash::{CrashStates, Fate, Image, SECTOR_BYTES};
+pub use faulty::{Fault, FaultOp, Faults};
 pub use file::{DeviceError, FileDevice};
 pub use memory::MemoryDevice;
 pub use pool_dir::{PoolDir, PoolDirError};
+pub use recording::{DeviceOp, Recorder};
 
 /// One byte-addressed device; the module head states its contract.
 ///
@@ -75,6 +84,17 @@ pub trait BlockDevice: Send + Sync + Debug {
     }
 }
 
+/// Names one of a pool's three devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeviceName {
+    /// [`Storage::superblock`].
+    Superblock,
+    /// [`Storage::journal`].
+    Journal,
+    /// [`Storage::data`].
+    Data,
+}
+
 /// The three devices of one pool.
 #[derive(Debug, Clone)]
 pub struct Storage {
@@ -93,6 +113,28 @@ impl Storage {
             superblock: Arc::new(MemoryDevice::new()),
             journal: Arc::new(MemoryDevice::new()),
             data: Arc::new(MemoryDevice::new()),
+        }
+    }
+
+    /// Returns one of the devices.
+    pub fn device(&self, name: DeviceName) -> &Arc<dyn BlockDevice> {
+        match name {
+            DeviceName::Superblock => &self.superblock,
+            DeviceName::Journal => &self.journal,
+            DeviceName::Data => &self.data,
+        }
+    }
+
+    /// Makes a storage of what `wrap` makes of each device.
+    pub fn map(
+        &self,
+        wrap: impl Fn(DeviceName, Arc<dyn BlockDevice>) -> Arc<dyn BlockDevice>,
+    ) -> Storage {
+        let wrap = |name| wrap(name, self.device(name).clone());
+        Storage {
+            superblock: wrap(DeviceName::Superblock),
+            journal: wrap(DeviceName::Journal),
+            data: wrap(DeviceName::Data),
         }
     }
 }
