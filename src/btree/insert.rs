@@ -2,7 +2,7 @@
 
 use super::{Error, Store, Tree, own};
 use crate::cache::{Body, Child, Internal, Node};
-use crate::format::{Key, LEAF_CAPACITY, LEAF_ENTRY, Leaf, MAX_CHILDREN, MAX_VALUE};
+use crate::format::{BlockNo, Key, LEAF_CAPACITY, LEAF_ENTRY, Leaf, MAX_CHILDREN, MAX_VALUE};
 
 /// What a split leaves for the parent: the new right node and its lower bound.
 type Split = Option<(Key, Child)>;
@@ -11,22 +11,24 @@ impl Tree {
     /// Sets the value of `key`, of at most [`MAX_VALUE`] bytes.
     ///
     /// After [`Tree::prepare`] for the same key it does no I/O, and fails only for want of space for the
-    /// nodes of splits.
+    /// nodes of splits. On an error no key's value has changed.
     pub fn insert(&mut self, store: &mut dyn Store, key: Key, value: &[u8]) -> Result<(), Error> {
         assert!(value.len() <= MAX_VALUE, "value of {} bytes", value.len());
-        let split = insert_in(&mut self.root, self.level, store, key, value, &mut self.nodes)?;
+        let mut insertion = Insertion { store, key, value, nodes: 0, spare: Vec::new() };
+        let split = insertion.insert(&mut self.root, self.level, 1)?;
         if let Some((bound, right)) = split {
-            let addr = store.allocate()?;
+            let addr = insertion.take_spare();
             let level = self.level + 1;
-            let mut internal =
-                Internal { level, keys: vec![Key::MIN, bound], children: Vec::with_capacity(2) };
-            let node = Node::new(addr, store.epoch(), Body::Internal(Internal::default()));
+            let keys = vec![Key::MIN, bound];
+            let epoch = insertion.store.epoch();
+            let node = Node::new(addr, epoch, Body::Internal(Internal::default()));
             let left = std::mem::replace(&mut self.root, Child::dirty(node));
-            internal.children.extend([left, right]);
-            own(&mut self.root, level, store)?.body = Body::Internal(internal);
+            let internal = Internal { level, keys, children: vec![left, right] };
+            own(&mut self.root, level, insertion.store)?.body = Body::Internal(internal);
             self.level = level;
-            self.nodes += 1;
         }
+        assert!(insertion.spare.is_empty(), "addresses were allocated and not used");
+        self.nodes += insertion.nodes;
         Ok(())
     }
 
@@ -55,79 +57,99 @@ impl Tree {
     }
 }
 
-fn insert_in(
-    child: &mut Child,
-    level: u8,
-    store: &mut dyn Store,
+/// One insertion on its way down, and back up with splits.
+struct Insertion<'a> {
+    store: &'a mut dyn Store,
     key: Key,
-    value: &[u8],
-    nodes: &mut u64,
-) -> Result<Split, Error> {
-    let node = own(child, level, store)?;
-    match &mut node.body {
-        Body::Leaf(leaf) => insert_in_leaf(leaf, store, key, value, nodes),
-        Body::Internal(internal) => {
-            let at = internal.child_for(key);
-            let below = &mut internal.children[at];
-            let Some((bound, right)) = insert_in(below, level - 1, store, key, value, nodes)?
-            else {
-                return Ok(None);
-            };
-            internal.keys.insert(at + 1, bound);
-            internal.children.insert(at + 1, right);
-            if internal.children.len() <= MAX_CHILDREN {
-                return Ok(None);
-            }
-            // Keys that only rise leave full nodes behind; any other order leaves halves.
-            let last = internal.children.len() - 1;
-            let from = if at + 1 == last { last } else { last.div_ceil(2) };
-            let right = Internal {
-                level,
-                keys: internal.keys.split_off(from),
-                children: internal.children.split_off(from),
-            };
-            let bound = right.keys[0];
-            *nodes += 1;
-            let right = Node::new(store.allocate()?, store.epoch(), Body::Internal(right));
-            Ok(Some((bound, Child::dirty(right))))
-        }
-    }
+    value: &'a [u8],
+    /// Nodes added.
+    nodes: u64,
+    /// Addresses for the nodes that this insertion adds: all are allocated before the first is used, so
+    /// that a split never stops half way.
+    spare: Vec<BlockNo>,
 }
 
-fn insert_in_leaf(
-    leaf: &mut Leaf,
-    store: &mut dyn Store,
-    key: Key,
-    value: &[u8],
-    nodes: &mut u64,
-) -> Result<Split, Error> {
-    let at = match leaf.search(key) {
-        Ok(at) if leaf.fits_replaced(at, value.len()) => {
-            leaf.replace(at, value);
+impl Insertion<'_> {
+    /// Inserts below `child`; `above` is how many nodes its split would add further up.
+    fn insert(&mut self, child: &mut Child, level: u8, above: usize) -> Result<Split, Error> {
+        let node = own(child, level, self.store)?;
+        let internal = match &mut node.body {
+            Body::Leaf(leaf) => return self.insert_in_leaf(leaf, above),
+            Body::Internal(internal) => internal,
+        };
+        let at = internal.child_for(self.key);
+        let above = if internal.children.len() < MAX_CHILDREN { 0 } else { above + 1 };
+        let below = self.insert(&mut internal.children[at], level - 1, above)?;
+        let Some((bound, right)) = below else { return Ok(None) };
+        internal.keys.insert(at + 1, bound);
+        internal.children.insert(at + 1, right);
+        if internal.children.len() <= MAX_CHILDREN {
             return Ok(None);
         }
-        Ok(at) => {
-            leaf.remove(at);
-            at
+        // Keys that only rise leave full nodes behind; any other order leaves halves.
+        let last = internal.children.len() - 1;
+        let from = if at + 1 == last { last } else { last.div_ceil(2) };
+        let right = Internal {
+            level,
+            keys: internal.keys.split_off(from),
+            children: internal.children.split_off(from),
+        };
+        let bound = right.keys[0];
+        Ok(Some((bound, self.new_node(Body::Internal(right)))))
+    }
+
+    fn insert_in_leaf(&mut self, leaf: &mut Leaf, above: usize) -> Result<Split, Error> {
+        let (key, value) = (self.key, self.value);
+        let found = leaf.search(key);
+        match found {
+            Ok(at) if leaf.fits_replaced(at, value.len()) => {
+                leaf.replace(at, value);
+                return Ok(None);
+            }
+            Err(at) if leaf.fits(value.len()) => {
+                leaf.insert(at, key, value);
+                return Ok(None);
+            }
+            _ => self.allocate(1 + above)?,
         }
-        Err(at) => at,
-    };
-    if leaf.fits(value.len()) {
-        leaf.insert(at, key, value);
-        return Ok(None);
+        let at = found.unwrap_or_else(|at| at);
+        if found.is_ok() {
+            leaf.remove(at);
+        }
+        let (from, into_left) = split_point(leaf, at, LEAF_ENTRY + value.len());
+        let mut right = leaf.split_off(from);
+        if into_left {
+            leaf.insert(at, key, value);
+        } else {
+            right.insert(at - from, key, value);
+        }
+        let bound = right.key(0);
+        Ok(Some((bound, self.new_node(Body::Leaf(right)))))
     }
-    let addr = store.allocate()?;
-    let (from, into_left) = split_point(leaf, at, LEAF_ENTRY + value.len());
-    let mut right = leaf.split_off(from);
-    if into_left {
-        leaf.insert(at, key, value);
-    } else {
-        right.insert(at - from, key, value);
+
+    /// Allocates `count` addresses or none.
+    fn allocate(&mut self, count: usize) -> Result<(), Error> {
+        for _ in 0..count {
+            match self.store.allocate() {
+                Ok(addr) => self.spare.push(addr),
+                Err(error) => {
+                    let epoch = self.store.epoch();
+                    self.spare.drain(..).for_each(|addr| self.store.retire(addr, epoch));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
     }
-    let bound = right.key(0);
-    *nodes += 1;
-    let right = Node::new(addr, store.epoch(), Body::Leaf(right));
-    Ok(Some((bound, Child::dirty(right))))
+
+    fn take_spare(&mut self) -> BlockNo {
+        self.nodes += 1;
+        self.spare.pop().expect("a split's addresses are allocated before it")
+    }
+
+    fn new_node(&mut self, body: Body) -> Child {
+        Child::dirty(Node::new(self.take_spare(), self.store.epoch(), body))
+    }
 }
 
 /// Chooses where to split a leaf that is to take a new entry of `size` bytes at `at`: the index of the

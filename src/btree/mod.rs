@@ -22,6 +22,8 @@
 mod insert;
 mod lookup;
 mod remove;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::sync::Arc;

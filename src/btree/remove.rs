@@ -18,23 +18,33 @@ impl Tree {
     /// merged with.
     pub fn remove(&mut self, store: &mut dyn Store, key: Key) -> Result<bool, Error> {
         let removed = remove_in(&mut self.root, self.level, store, key, &mut self.nodes)?;
-        while self.level > 0 {
-            let node = own(&mut self.root, self.level, store)?;
-            let Body::Internal(internal) = &mut node.body else { break };
-            if internal.children.len() > 1 {
-                break;
-            }
-            let Some(only) = internal.children.pop() else {
-                node.body = Body::Leaf(Leaf::default());
-                self.level = 0;
-                break;
-            };
-            store.retire(self.root.addr, self.root.birth);
-            self.root = only;
-            self.level -= 1;
-            self.nodes -= 1;
-        }
+        while self.level > 0 && self.drop_root_level(store)? {}
         Ok(removed)
+    }
+
+    /// Takes the root away if it has one child or none, and says whether there can be more to take.
+    fn drop_root_level(&mut self, store: &mut dyn Store) -> Result<bool, Error> {
+        // A root that can't be read keeps its level: it is well-formed with one child, too.
+        let Ok(root) = store.load(&self.root, self.level) else { return Ok(false) };
+        let Body::Internal(internal) = &root.body else { return Ok(false) };
+        match internal.children.as_slice() {
+            [] => {
+                drop(root);
+                // Removing its last child has made it this tree's own.
+                own(&mut self.root, self.level, store)?.body = Body::Leaf(Leaf::default());
+                self.level = 0;
+                Ok(false)
+            }
+            [only] => {
+                let only = only.clone();
+                store.retire(self.root.addr, self.root.birth);
+                self.root = only;
+                self.level -= 1;
+                self.nodes -= 1;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 }
 
