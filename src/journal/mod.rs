@@ -149,4 +149,6 @@ fn check_length(len_bytes: u64) -> Result<u64, Error> {
 }
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod tests;
