@@ -48,6 +48,11 @@ impl Extent {
         Run::new(self.addr, self.len_blocks)
     }
 
+    /// The blocks in the data file of the part that begins `skip` blocks in and is `len_blocks` long.
+    pub fn sub_run(&self, skip: u32, len_blocks: u32) -> Run {
+        Run::new(BlockNo(self.addr.0 + u64::from(skip)), len_blocks)
+    }
+
     /// Returns the part that begins `skip` blocks in and is `len_blocks` long.
     ///
     /// The part must lie inside: anything beyond the end is cut off.

@@ -46,6 +46,11 @@ impl DeadBuffer {
         buckets.flat_map(|(_, refs)| refs).map(|dead| u64::from(dead.run.len_blocks)).sum()
     }
 
+    /// Blocks that all references cover.
+    pub fn blocks_all(&self) -> u64 {
+        self.blocks(Epoch(0), Epoch(MAX_SUB))
+    }
+
     /// Moves all of `other` here.
     pub fn absorb(&mut self, other: DeadBuffer) {
         for (epoch, refs) in other.buckets {

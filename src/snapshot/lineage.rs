@@ -40,6 +40,13 @@ pub struct Member {
     pub root: Option<Root>,
 }
 
+impl Member {
+    /// Whether it is a snapshot with a name.
+    pub fn is_snapshot(&self) -> bool {
+        self.record.kind == MemberKind::Snapshot
+    }
+}
+
 /// A volume in memory.
 #[derive(Debug, Clone)]
 pub struct VolumeEntry {
@@ -47,6 +54,14 @@ pub struct VolumeEntry {
     pub record: VolumeRecord,
     /// Its snapshots by name.
     pub snapshots: BTreeMap<String, MemberId>,
+    /// The same by number.
+    numbers: BTreeMap<u32, MemberId>,
+}
+
+impl VolumeEntry {
+    fn new(record: VolumeRecord) -> Self {
+        VolumeEntry { record, snapshots: BTreeMap::new(), numbers: BTreeMap::new() }
+    }
 }
 
 /// Catalog of a pool: volumes, members, deadlists, reclaim work, shared counts.
@@ -60,6 +75,10 @@ pub struct Lineage {
     pub(super) work: BTreeMap<u64, ChainRecord>,
     pub(super) buffers: HashMap<u64, DeadBuffer>,
     pub(super) has_shared: bool,
+    /// Members whose state no checkpoint has stored yet.
+    pub unstored: BTreeSet<MemberId>,
+    /// Members that a checkpoint has stored and that are gone since.
+    pub gone: BTreeSet<MemberId>,
     /// Number of the next member.
     pub next_member: u64,
     /// Number of the next volume.
@@ -79,6 +98,8 @@ impl Lineage {
             work: BTreeMap::new(),
             buffers: HashMap::new(),
             has_shared: false,
+            unstored: BTreeSet::new(),
+            gone: BTreeSet::new(),
             next_member: 1,
             next_volume: 1,
             next_object: FIRST_OBJECT,
@@ -99,7 +120,7 @@ impl Lineage {
             let record = VolumeRecord::decode(&value)?;
             let volume = VolumeId(key.sub());
             lineage.names.insert(record.name.clone(), volume);
-            lineage.volumes.insert(volume, VolumeEntry { record, snapshots: BTreeMap::new() });
+            lineage.volumes.insert(volume, VolumeEntry::new(record));
         }
         let from = Key::member(MemberId(0));
         for (key, value) in entries(&lineage.tree, load, from, last(from))? {
@@ -109,6 +130,7 @@ impl Lineage {
                 let entry = lineage.volumes.get_mut(&record.volume);
                 let entry = entry.ok_or_else(|| missing("volume", record.volume.0))?;
                 entry.snapshots.insert(record.name.clone(), id);
+                entry.numbers.insert(record.number, id);
             }
             let root = Some(root(id)?);
             lineage.members.insert(id, Member { record, children: BTreeSet::new(), root });
@@ -146,6 +168,16 @@ impl Lineage {
 
     pub(super) fn member_mut(&mut self, id: MemberId) -> Result<&mut Member, Error> {
         self.members.get_mut(&id).ok_or_else(|| missing("member", id.0))
+    }
+
+    /// Takes a head's state out: from then on it is the caller's.
+    pub fn take_root(&mut self, id: MemberId) -> Option<Root> {
+        self.members.get_mut(&id)?.root.take()
+    }
+
+    /// The snapshot of that number within its volume.
+    pub fn snapshot_numbered(&self, volume: VolumeId, number: u32) -> Option<MemberId> {
+        self.volumes.get(&volume)?.numbers.get(&number).copied()
     }
 
     /// A member's state, to be swept or set.
@@ -215,6 +247,7 @@ impl Lineage {
             self.member_mut(parent)?.children.insert(id);
         }
         self.next_member = self.next_member.max(id.0 + 1);
+        self.unstored.insert(id);
         self.members.insert(id, Member { record, children: BTreeSet::new(), root });
         self.put_member(id, store)
     }
@@ -243,7 +276,7 @@ impl Lineage {
         };
         self.next_volume = self.next_volume.max(volume.0 + 1);
         self.names.insert(name.to_owned(), volume);
-        self.volumes.insert(volume, VolumeEntry { record, snapshots: BTreeMap::new() });
+        self.volumes.insert(volume, VolumeEntry::new(record));
         self.put_volume(volume, store)?;
         let head_record = self.new_head(volume, origin);
         self.add_member(head, head_record, None, store)
@@ -260,6 +293,7 @@ impl Lineage {
         let head = entry.record.head.take().ok_or_else(|| missing("head of volume", volume.0))?;
         self.put_volume(volume, store)?;
         self.member_mut(head)?.root = Some(root);
+        self.unstored.insert(head);
         self.settle(head, store)?;
         self.forget_empty_volume(volume, store)
     }
@@ -311,6 +345,7 @@ impl Lineage {
         let number = entry.record.next_snapshot;
         entry.record.next_snapshot += 1;
         entry.snapshots.insert(name.to_owned(), member);
+        entry.numbers.insert(number, member);
         self.put_volume(volume, store)?;
 
         let fresh_deadlist = self.new_object();
@@ -343,10 +378,12 @@ impl Lineage {
     ) -> Result<(), Error> {
         let record = &mut self.member_mut(member)?.record;
         record.kind = MemberKind::Zombie;
-        let (volume, name) = (record.volume, std::mem::take(&mut record.name));
+        let (volume, number) = (record.volume, record.number);
+        let name = std::mem::take(&mut record.name);
         self.put_member(member, store)?;
         if let Some(entry) = self.volumes.get_mut(&volume) {
             entry.snapshots.remove(&name);
+            entry.numbers.remove(&number);
         }
         self.settle(member, store)?;
         self.forget_empty_volume(volume, store)
@@ -394,6 +431,8 @@ impl Lineage {
     ) -> Result<(), Error> {
         self.tree.remove(store, Key::member(id))?;
         let member = self.members.remove(&id).ok_or_else(|| missing("member", id.0))?;
+        self.unstored.remove(&id);
+        self.gone.insert(id);
         if let Some(parent) = member.record.parent.and_then(|p| self.members.get_mut(&p)) {
             parent.children.remove(&id);
         }

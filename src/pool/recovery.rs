@@ -1,0 +1,338 @@
+//! Making a pool, and opening one: the last checkpoint, then the journal.
+//!
+//! Opening reads a superblock slot, the roots and the space map of its checkpoint, and the catalog's tables;
+//! then it replays the journal in two passes. The first puts copies of file data that an fsync left in the
+//! journal back in their places, and reserves the blocks of every extent that a record maps, so that no node
+//! made by the replay takes one. The second carries the records out in order.
+//!
+//! A block of a mapped extent that does not have its checksum was written shortly before a power cut and never
+//! fsynced: it counts as not written, and what was there before stays. Everything else is carried out as it
+//! was acknowledged. Nothing is written over what the checkpoint refers to, so a crash during replay leads to
+//! the same replay.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::checkpoint::{CATALOG, CheckpointState};
+use super::extents::valid_parts;
+use super::store::{HeadStore, NO_EPOCH};
+use super::volumes::unknown;
+use super::{CreateOptions, Error, OpenOptions, Pool, Result};
+use crate::btree::{self, Load, Reader, Store, Tree};
+use crate::cache::{self, Child, Node, NodeCache};
+use crate::device::{BlockDevice, Storage};
+use crate::format::{
+    BLOCK_SIZE, BlockNo, Edit, Epoch, FIRST_OBJECT, Hash, Key, MAX_BLOCKS, MemberId, MemberKind,
+    NodePtr, Record, RegionImage, RootRecord, SLOT_OFFSETS, SLOT_SIZE, SUPERBLOCK_BYTES, Seq,
+    SlotError, Superblock, VolumeId,
+};
+use crate::journal::{Journal, Position};
+use crate::snapshot::{self, Lineage, Root};
+use crate::space::{MAX_TOTAL_BLOCKS, SpaceMap};
+
+/// Smallest pool: the reserve and a few trees.
+const MIN_BLOCKS: u64 = (8 << 20) / BLOCK_SIZE as u64;
+/// Largest size that is taken from the host unasked: 64 TiB.
+const MAX_DEFAULT_BLOCKS: u64 = (64 << 40) / BLOCK_SIZE as u64;
+
+impl Pool {
+    /// Makes a pool on empty devices, and opens it. There is no volume in it yet.
+    pub fn create(
+        storage: Storage,
+        create: &CreateOptions,
+        open: OpenOptions,
+    ) -> Result<Arc<Pool>> {
+        let total_blocks = match create.size_bytes {
+            Some(bytes) => bytes / BLOCK_SIZE as u64,
+            None => {
+                let host = storage.data.available_bytes().map_err(Error::io("asking for space"))?;
+                (host / BLOCK_SIZE as u64).min(MAX_DEFAULT_BLOCKS)
+            }
+        };
+        if !(MIN_BLOCKS..=MAX_TOTAL_BLOCKS).contains(&total_blocks) {
+            let bytes = total_blocks.saturating_mul(BLOCK_SIZE as u64);
+            return Err(Error::Limit(format!("a pool can't have {bytes} bytes")));
+        }
+        storage.superblock.grow(SUPERBLOCK_BYTES).map_err(Error::io("making the superblock"))?;
+        let tail = Journal::format(&*storage.journal, create.journal_bytes)?;
+        let superblock = Superblock {
+            uuid: create.uuid,
+            seed: create.seed,
+            generation: 0,
+            total_blocks,
+            journal_bytes: create.journal_bytes,
+            tail_offset: tail.offset,
+            tail_seq: tail.seq.0,
+            tail_chain: tail.chain,
+            epoch: Epoch(1),
+            next_member: 1,
+            next_volume: 1,
+            next_object: FIRST_OBJECT,
+            created: open.clock.now(),
+            root: RootRecord {
+                ptr: NodePtr { addr: BlockNo(0), birth: NO_EPOCH, hash: Hash::default() },
+                level: 0,
+                nodes: 0,
+                data_blocks: 0,
+                next_inode: 0,
+            },
+        };
+        let space = SpaceMap::new(total_blocks);
+        let mut first = FirstNodes { space };
+        let tree = Tree::new(&mut first)?;
+        let lineage = Lineage::new(Tree::new(&mut first)?);
+        let pool = Pool::assemble(storage, open, superblock, first.space, tree, lineage)?.0;
+        pool.changed.store(true, Ordering::Relaxed);
+        pool.grow_to(1)?;
+        pool.checkpoint()?;
+        pool.start_background()?;
+        Ok(pool)
+    }
+
+    /// Opens a pool: its last checkpoint, and what the journal says happened since.
+    pub fn open(storage: Storage, open: OpenOptions) -> Result<Arc<Pool>> {
+        let superblock = read_superblock(&*storage.superblock)?;
+        let cache = NodeCache::new(Arc::clone(&storage.data), open.cache_bytes);
+        let tree = stored_tree(&superblock.root);
+        let space = load_space(&tree, &cache, superblock.total_blocks)?;
+        let lineage = load_lineage(&tree, &cache, &superblock)?;
+        drop(cache);
+        let (pool, records) = Pool::assemble(storage, open, superblock, space, tree, lineage)?;
+        pool.open_heads()?;
+        pool.replay(records)?;
+        pool.start_background()?;
+        Ok(pool)
+    }
+
+    fn assemble(
+        storage: Storage,
+        options: OpenOptions,
+        superblock: Superblock,
+        space: SpaceMap,
+        tree: Tree,
+        lineage: Lineage,
+    ) -> Result<(Arc<Pool>, crate::journal::Records)> {
+        let tail = Position {
+            offset: superblock.tail_offset,
+            seq: Seq(superblock.tail_seq),
+            chain: superblock.tail_chain,
+        };
+        let mut salt = [0; 16];
+        salt.copy_from_slice(&superblock.seed[..16]);
+        let device = Arc::clone(&storage.journal);
+        let (journal, records) = Journal::open(device, salt, options.nonce, tail)?;
+        let grown = storage.data.len_bytes().map_err(Error::io("measuring the data file"))?;
+        let pool = Pool {
+            cache: NodeCache::new(Arc::clone(&storage.data), options.cache_bytes),
+            options,
+            uuid: superblock.uuid,
+            seed: superblock.seed,
+            created: superblock.created,
+            journal,
+            gate: RwLock::new(()),
+            readers: RwLock::new(()),
+            volumes: RwLock::new(BTreeMap::new()),
+            has_shared: AtomicBool::new(lineage.has_shared()),
+            lineage: Mutex::new(lineage),
+            space: Mutex::new(space),
+            views: Mutex::default(),
+            unsynced: Default::default(),
+            epoch: AtomicU64::new(superblock.epoch.0),
+            generation: AtomicU64::new(superblock.generation),
+            checkpointing: Mutex::new(CheckpointState { tree, superblock }),
+            changed: AtomicBool::new(false),
+            dirty_nodes: AtomicU64::new(0),
+            grown_blocks: Mutex::new(grown / BLOCK_SIZE as u64),
+            failure: Mutex::new(None),
+            background: Default::default(),
+            storage,
+        };
+        Ok((Arc::new(pool), records))
+    }
+
+    /// Takes the heads' states out of the lineage.
+    fn open_heads(self: &Arc<Self>) -> Result<()> {
+        let mut lineage = self.lineage.lock();
+        let heads: Vec<(VolumeId, MemberId)> = lineage
+            .members()
+            .filter(|(_, member)| member.record.kind == MemberKind::Head)
+            .map(|(id, member)| (member.record.volume, id))
+            .collect();
+        for (volume, head) in heads {
+            let root = lineage.take_root(head).ok_or_else(|| unknown("root of member", head.0))?;
+            self.add_volume(&lineage, volume, head, root)?;
+        }
+        Ok(())
+    }
+
+    fn replay(self: &Arc<Self>, records: crate::journal::Records) -> Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let count = records.len();
+        let mut decoded = Vec::with_capacity(count);
+        for (seq, payload) in records {
+            let record = Record::decode(&payload);
+            let record =
+                record.map_err(|e| Error::Corrupt(format!("journal record {seq}: {e}")))?;
+            self.prepare_replay(&record)?;
+            decoded.push(record);
+        }
+        for record in &decoded {
+            match record {
+                Record::Commit { volume, edits } => self.replay_commit(*volume, edits)?,
+                other => self.apply_lineage(other)?,
+            }
+        }
+        self.changed.store(true, Ordering::Relaxed);
+        tracing::info!("replayed {count} records of the journal");
+        Ok(())
+    }
+
+    /// The first pass over a record: copies go to their places, mapped blocks are reserved.
+    fn prepare_replay(&self, record: &Record) -> Result<()> {
+        if let Record::Copy { addr, bytes } = record {
+            self.grow_to(addr.0 + (bytes.len() / BLOCK_SIZE) as u64)?;
+            let written = self.storage.data.write_at(addr.offset_bytes(), bytes);
+            written.map_err(Error::io("writing data"))?;
+        }
+        for edit in record.edits() {
+            if let Edit::Map { extent, shared: false, .. } = edit {
+                let reserved = self.space.lock().reserve(extent.run());
+                reserved.map_err(|e| Error::Corrupt(format!("a journal record maps {e}")))?;
+                self.grow_to(extent.run().end())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn replay_commit(&self, volume: VolumeId, edits: &[Edit]) -> Result<()> {
+        let volume = self.volume_by_id(volume)?;
+        let mut edits_now = Vec::with_capacity(edits.len());
+        for edit in edits {
+            match edit {
+                Edit::Map { ino, block, extent, shared: false } => {
+                    let mut read = |at, buf: &mut [u8]| self.storage.data.read_at(at, buf);
+                    let parts =
+                        valid_parts(extent, &mut read).map_err(Error::io("reading data"))?;
+                    let mut lost = vec![(0, extent.len_blocks)];
+                    for (skip, part) in parts {
+                        let (from, len) = lost.pop().unwrap_or_default();
+                        lost.push((from, skip - from));
+                        let behind = skip + part.len_blocks;
+                        lost.push((behind, (from + len).saturating_sub(behind)));
+                        let (ino, block) = (*ino, block + u64::from(skip));
+                        edits_now.push(Edit::Map { ino, block, extent: part, shared: false });
+                    }
+                    let lost = lost.into_iter().filter(|(_, len)| *len > 0);
+                    let runs: Vec<_> = lost.map(|(skip, len)| extent.sub_run(skip, len)).collect();
+                    self.free_runs(&runs);
+                }
+                other => edits_now.push(other.clone()),
+            }
+        }
+        let mut head = volume.head.write();
+        let head = &mut *head;
+        let mut store = HeadStore { pool: self, epoch: self.epoch(), retired: Vec::new() };
+        let mut dropped = Vec::new();
+        self.apply_edits(&edits_now, &mut head.root, &mut store, &mut dropped)?;
+        self.drop_references(head.parent_epoch, &head.ancestors, &dropped, &mut head.dead);
+        self.drop_nodes(head.parent_epoch, &head.ancestors, &store.retired, &mut head.dead);
+        Ok(())
+    }
+}
+
+/// Nodes of a pool that is being made: only in memory.
+struct FirstNodes {
+    space: SpaceMap,
+}
+
+impl Load for FirstNodes {
+    fn load(&self, child: &Child, _level: u8) -> std::result::Result<Arc<Node>, cache::Error> {
+        child.node.clone().ok_or(cache::Error::Hash { addr: child.addr })
+    }
+}
+
+impl Store for FirstNodes {
+    fn epoch(&self) -> Epoch {
+        NO_EPOCH
+    }
+    fn allocate(&mut self) -> std::result::Result<BlockNo, btree::Error> {
+        self.space.allocate_node().ok_or(btree::Error::NoSpace)
+    }
+    fn retire(&mut self, _addr: BlockNo, _birth: Epoch) {}
+}
+
+/// Returns the valid slot with the higher generation.
+pub(crate) fn read_superblock(device: &dyn BlockDevice) -> Result<Superblock> {
+    let mut best: Option<Superblock> = None;
+    let mut worst = SlotError::Magic;
+    for (slot, offset) in SLOT_OFFSETS.into_iter().enumerate() {
+        let mut bytes = vec![0; SLOT_SIZE];
+        device.read_at(offset, &mut bytes).map_err(Error::io("reading the superblock"))?;
+        match Superblock::decode(&bytes) {
+            Ok(found) => {
+                if best.as_ref().is_none_or(|best| best.generation < found.generation) {
+                    best = Some(found);
+                }
+            }
+            Err(error) => {
+                tracing::warn!("superblock slot {slot}: {error}");
+                if worst == SlotError::Magic {
+                    worst = error;
+                }
+            }
+        }
+    }
+    best.filter(|found| found.total_blocks <= MAX_TOTAL_BLOCKS.min(MAX_BLOCKS))
+        .ok_or(Error::Superblock(worst))
+}
+
+pub(crate) fn stored_tree(record: &RootRecord) -> Tree {
+    Tree::stored(record.ptr, record.level, record.nodes)
+}
+
+fn load_space(tree: &Tree, load: &dyn Load, total_blocks: u64) -> Result<SpaceMap> {
+    let mut space = SpaceMap::new(total_blocks);
+    let mut bad = None;
+    let (from, to) = (Key::region(0), Key::region(u32::MAX));
+    Reader::new(tree, load).range(from, to, &mut |key, value| {
+        let image = RegionImage::decode(value).map_err(Error::from);
+        let loaded = image.and_then(|image| {
+            let region = u32::try_from(key.sub()).unwrap_or(u32::MAX);
+            space.load_region(region, &image).map_err(|e| Error::Corrupt(e.to_string()))
+        });
+        match loaded {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                bad = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    bad.map_or(Ok(space), Err)
+}
+
+fn load_lineage(tree: &Tree, load: &dyn Load, superblock: &Superblock) -> Result<Lineage> {
+    let mut root_of = |id: MemberId| -> std::result::Result<Root, snapshot::Error> {
+        let record = Reader::new(tree, load).get(Key::root(id), RootRecord::decode)?;
+        let record = record.ok_or_else(|| {
+            snapshot::Error::Missing(format!("the root of member {id} is missing"))
+        })??;
+        Ok(Root {
+            tree: stored_tree(&record),
+            data_blocks: record.data_blocks,
+            next_inode: record.next_inode,
+        })
+    };
+    let catalog = root_of(CATALOG)?.tree;
+    let mut lineage = Lineage::load(catalog, load, &mut root_of)?;
+    lineage.next_member = superblock.next_member;
+    lineage.next_volume = superblock.next_volume;
+    lineage.next_object = superblock.next_object;
+    Ok(lineage)
+}

@@ -1,0 +1,431 @@
+//! The head of a volume: its lock, and operations on it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::extents::{Apply, bucket};
+use super::source::{ReadGuard, Source};
+use super::store::{CatalogStore, HeadStore};
+use super::{Error, Intent, Pool, Result};
+use crate::btree::Reader;
+use crate::format::{
+    BLOCK_SIZE, DeadRef, Edit, Encoder, Epoch, Extent, ExtentKind, InodeNo, MAX_EXTENT_BLOCKS,
+    MAX_INODE, MAX_SUB, MemberId, NODE_BLOCKS, Record, Run, Timestamp, VolumeId, encode_commit,
+};
+use crate::snapshot::{DeadBuffer, Root};
+
+/// Dead references that a head gathers before it hands them to the catalog.
+const MAX_DEAD_BUFFER: usize = 4096;
+
+/// A volume's live state; guarded by [`Volume::head`].
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) member: MemberId,
+    pub(super) root: Root,
+    pub(super) parent_epoch: Epoch,
+    /// Epochs of its ancestors, rising.
+    pub(super) ancestors: Vec<Epoch>,
+    pub(super) deadlist: u64,
+    pub(super) dead: DeadBuffer,
+    pub(super) quota_bytes: Option<u64>,
+    /// Set when the volume is deleted.
+    pub(super) deleted: bool,
+    record: Encoder,
+}
+
+impl Head {
+    pub(super) fn new(member: MemberId, root: Root, deadlist: u64, ancestors: Vec<Epoch>) -> Self {
+        Head {
+            member,
+            root,
+            parent_epoch: ancestors.last().copied().unwrap_or_default(),
+            ancestors,
+            deadlist,
+            dead: DeadBuffer::default(),
+            quota_bytes: None,
+            deleted: false,
+            record: Encoder::new(),
+        }
+    }
+}
+
+/// A volume of an open pool.
+#[derive(Debug)]
+pub struct Volume {
+    pub(super) pool: Arc<Pool>,
+    pub(super) id: VolumeId,
+    pub(super) head: RwLock<Head>,
+}
+
+/// What `df` says of a volume.
+#[derive(Debug, Clone, Copy)]
+pub struct Space {
+    /// Bytes that the volume could hold at most.
+    pub total_bytes: u64,
+    /// Bytes that can still be written.
+    pub free_bytes: u64,
+    /// Bytes that its live state refers to.
+    pub referenced_bytes: u64,
+}
+
+/// Blocks that were written (or set aside) and that nothing refers to yet; given back when dropped.
+#[derive(Debug)]
+pub struct Fresh {
+    pool: Arc<Pool>,
+    extent: Extent,
+    armed: bool,
+}
+
+impl Fresh {
+    /// Length in blocks, at most [`MAX_EXTENT_BLOCKS`].
+    pub fn len_blocks(&self) -> u32 {
+        self.extent.len_blocks
+    }
+
+    fn commit(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        if self.armed {
+            self.pool.space.lock().abandon_in_flight(self.extent.run());
+        }
+    }
+}
+
+impl Volume {
+    /// Its number.
+    pub fn id(&self) -> VolumeId {
+        self.id
+    }
+
+    /// Its name.
+    pub fn name(&self) -> String {
+        let lineage = self.pool.lineage.lock();
+        lineage.volume(self.id).map(|entry| entry.record.name.clone()).unwrap_or_default()
+    }
+
+    /// The pool that it is in.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// The live state, to read from.
+    pub fn source(self: &Arc<Self>) -> Source {
+        Source::Head(Arc::clone(self))
+    }
+
+    /// Takes the volume for one operation: no other changes it, or reads it, until the update ends.
+    ///
+    /// The caller holds no [`ReadGuard`] of this volume. Fails with [`Error::NoSpace`] or [`Error::Quota`]
+    /// when the operation needs room and only the reserve is left, and when the pool is read-only.
+    pub fn update(&self, intent: Intent) -> Result<Update<'_>> {
+        self.pool.throttle(intent)?;
+        let gate = self.pool.gate.read();
+        let head = self.head.write();
+        if head.deleted {
+            return Err(Error::Stale);
+        }
+        if intent == Intent::Grow
+            && let Some(quota) = head.quota_bytes
+            && head.root.referenced_blocks() * BLOCK_SIZE as u64 >= quota
+        {
+            return Err(Error::Quota);
+        }
+        Ok(Update { volume: self, head, _gate: gate, fresh: Vec::new() })
+    }
+
+    /// Writes file data to newly allocated blocks; `bytes` is a multiple of [`BLOCK_SIZE`] long.
+    ///
+    /// The data is in the host's page cache when this returns, and durable after
+    /// [`Volume::sync_inode`] once it is mapped. No lock is held meanwhile.
+    pub fn write_blocks(&self, bytes: &[u8]) -> Result<Vec<Fresh>> {
+        assert!(bytes.len().is_multiple_of(BLOCK_SIZE), "whole blocks");
+        let mut fresh = Vec::with_capacity(1);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let part = self.allocate((rest.len() / BLOCK_SIZE) as u64, ExtentKind::Written)?;
+            let (now, later) = rest.split_at(part.len_blocks() as usize * BLOCK_SIZE);
+            let mut part = part;
+            part.extent.checksums = now.chunks(BLOCK_SIZE).map(crc32c::crc32c).collect();
+            let at = part.extent.addr.offset_bytes();
+            self.pool.storage.data.write_at(at, now).map_err(Error::io("writing data"))?;
+            fresh.push(part);
+            rest = later;
+        }
+        Ok(fresh)
+    }
+
+    /// Sets space aside for `blocks` blocks, which read as zeros.
+    pub fn preallocate(&self, blocks: u64) -> Result<Vec<Fresh>> {
+        let mut fresh = Vec::new();
+        let mut left = blocks;
+        while left > 0 {
+            let part = self.allocate(left, ExtentKind::Preallocated)?;
+            left -= u64::from(part.len_blocks());
+            fresh.push(part);
+        }
+        Ok(fresh)
+    }
+
+    fn allocate(&self, want: u64, kind: ExtentKind) -> Result<Fresh> {
+        let run = self.pool.allocate_data(want.min(u64::from(MAX_EXTENT_BLOCKS)) as u32)?;
+        let extent = Extent {
+            addr: run.start,
+            birth: Epoch(0),
+            len_blocks: run.len_blocks,
+            kind,
+            checksums: Vec::new(),
+        };
+        Ok(Fresh { pool: Arc::clone(&self.pool), extent, armed: true })
+    }
+
+    /// Makes durable what was written to an inode, and every operation acknowledged so far.
+    pub fn sync_inode(&self, ino: InodeNo) -> Result<()> {
+        self.pool.sync_some(Some((self.id, ino)))
+    }
+
+    /// What `df` says.
+    pub fn space(&self) -> Space {
+        let (referenced, quota) = {
+            let head = self.head.read();
+            (head.root.referenced_blocks() * BLOCK_SIZE as u64, head.quota_bytes)
+        };
+        let status = self.pool.space_figures();
+        let free_bytes = quota.map_or(status.free_bytes, |quota| {
+            quota.saturating_sub(referenced).min(status.free_bytes)
+        });
+        let total_bytes = quota.unwrap_or(status.total_bytes).min(status.total_bytes);
+        Space { total_bytes, free_bytes, referenced_bytes: referenced }
+    }
+
+    pub(super) fn read(&self) -> Result<ReadGuard<'_>> {
+        let head = self.head.read();
+        if head.deleted { Err(Error::Stale) } else { Ok(ReadGuard::head(&self.pool.cache, head)) }
+    }
+}
+
+/// One operation on a volume: reads see the state, [`Update::commit`] changes it.
+///
+/// Locks held: the pool's gate, shared, and the head, exclusively.
+#[derive(Debug)]
+pub struct Update<'a> {
+    volume: &'a Volume,
+    head: RwLockWriteGuard<'a, Head>,
+    _gate: RwLockReadGuard<'a, ()>,
+    fresh: Vec<Fresh>,
+}
+
+impl Update<'_> {
+    /// Reads the state as it is before the operation.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader::new(&self.head.root.tree, &self.volume.pool.cache)
+    }
+
+    /// Reads a file's blocks as they are before the operation; as [`Source::read_file`].
+    pub fn read_file(&self, ino: InodeNo, first_block: u64, buf: &mut [u8]) -> Result<()> {
+        let blocks = (buf.len() / BLOCK_SIZE) as u64;
+        let parts = super::source::file_parts(&self.reader(), ino, first_block, blocks)?;
+        self.volume.pool.read_parts(ino, first_block, &parts, buf)
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Timestamp {
+        self.volume.pool.options.clock.now()
+    }
+
+    /// Returns an inode number that was never used in this volume.
+    pub fn allocate_inode(&mut self) -> Result<InodeNo> {
+        let next = self.head.root.next_inode;
+        if next > MAX_INODE {
+            return Err(Error::Limit("all inode numbers of the volume are used up".into()));
+        }
+        self.head.root.next_inode = next + 1;
+        Ok(InodeNo(next))
+    }
+
+    /// Returns the edit that maps freshly written blocks; they are given back if the update is not committed.
+    pub fn map(&mut self, ino: InodeNo, block: u64, fresh: Fresh) -> Edit {
+        let extent = fresh.extent.clone();
+        self.fresh.push(fresh);
+        Edit::Map { ino, block, extent, shared: false }
+    }
+
+    /// Makes the changes: atomic, and acknowledged when this returns, so that they survive this process.
+    ///
+    /// On an error nothing has changed, unless the pool has gone read-only.
+    pub fn commit(mut self, mut edits: Vec<Edit>) -> Result<()> {
+        let pool = &self.volume.pool;
+        let epoch = pool.epoch();
+        set_births(&mut edits, epoch)?;
+        let head = &mut *self.head;
+        let mut store = HeadStore { pool, epoch, retired: Vec::new() };
+        let mut apply = Apply { root: &mut head.root, store: &mut store, dropped: Vec::new() };
+        let prepared = edits.iter().try_for_each(|edit| apply.prepare(edit));
+        let prepared = prepared.map_err(Error::from).and_then(|()| {
+            head.record.0.clear();
+            encode_commit(self.volume.id, &edits, &mut head.record);
+            Ok(pool.journal.append(&head.record.0)?)
+        });
+        let applied = prepared.as_ref().is_ok().then(|| {
+            let mut dropped = Vec::new();
+            let applied = pool.apply_edits(&edits, &mut head.root, &mut store, &mut dropped);
+            pool.drop_references(head.parent_epoch, &head.ancestors, &dropped, &mut head.dead);
+            applied
+        });
+        let retired = std::mem::take(&mut store.retired);
+        pool.drop_nodes(head.parent_epoch, &head.ancestors, &retired, &mut head.dead);
+        let seq = prepared?;
+        if let Some(Err(error)) = applied {
+            return Err(pool.fail("applying an operation that is in the journal", error));
+        }
+        self.finish(&edits);
+        let pool = Arc::clone(&self.volume.pool);
+        drop(self);
+        pool.journal.write_out(seq).map_err(|error| pool.fail("writing the journal", error.into()))
+    }
+
+    /// After the changes are made: the new blocks are referenced, and gathered dead references handed on.
+    fn finish(&mut self, edits: &[Edit]) {
+        let pool = &self.volume.pool;
+        pool.changed.store(true, Ordering::Relaxed);
+        if !self.fresh.is_empty() {
+            let mut space = pool.space.lock();
+            for fresh in &self.fresh {
+                space.commit_in_flight(fresh.extent.run());
+            }
+            drop(space);
+            for edit in edits {
+                if let Edit::Map { ino, extent, shared: false, .. } = edit
+                    && extent.kind == ExtentKind::Written
+                {
+                    pool.unsynced.add((self.volume.id, *ino), extent.run());
+                }
+            }
+            self.fresh.drain(..).for_each(Fresh::commit);
+        }
+        if self.head.dead.len() >= MAX_DEAD_BUFFER {
+            let dead = std::mem::take(&mut self.head.dead);
+            let mut lineage = pool.lineage.lock();
+            lineage.buffer_dead(self.head.deadlist, dead);
+            if let Err(error) = lineage.flush_dead(&mut CatalogStore { pool }) {
+                drop(lineage);
+                pool.fail("recording dead references", error.into());
+            }
+        }
+    }
+}
+
+/// New references are born now; an edit that the format can't hold is refused here.
+fn set_births(edits: &mut [Edit], epoch: Epoch) -> Result<()> {
+    for edit in edits {
+        if let Edit::Map { block, extent, .. } = edit {
+            if *block > MAX_SUB - u64::from(MAX_EXTENT_BLOCKS) {
+                return Err(Error::Limit("the file would be too large".into()));
+            }
+            extent.birth = epoch;
+        }
+    }
+    Ok(())
+}
+
+impl Pool {
+    /// Applies edits to a state, and raises the number of the next inode above those that they put.
+    pub(super) fn apply_edits(
+        &self,
+        edits: &[Edit],
+        root: &mut Root,
+        store: &mut HeadStore<'_>,
+        dropped: &mut Vec<DeadRef>,
+    ) -> Result<()> {
+        root.next_inode = root.next_inode.max(Record::max_inode(edits).0 + 1);
+        let mut apply = Apply { root, store, dropped: Vec::new() };
+        for edit in edits {
+            if let Edit::Map { extent, shared: true, .. } = edit {
+                self.lineage.lock().share(extent.run(), &mut CatalogStore { pool: self })?;
+                self.has_shared.store(true, Ordering::Relaxed);
+            }
+            apply.apply(edit)?;
+        }
+        *dropped = apply.dropped;
+        Ok(())
+    }
+
+    /// Frees dropped references that were the head's alone; the others go on its deadlist.
+    pub(super) fn drop_references(
+        &self,
+        parent_epoch: Epoch,
+        ancestors: &[Epoch],
+        dropped: &[DeadRef],
+        dead: &mut DeadBuffer,
+    ) {
+        let (alone, kept): (Vec<DeadRef>, Vec<DeadRef>) =
+            dropped.iter().partition(|dropped| dropped.birth > parent_epoch);
+        for dropped in kept {
+            dead.push(bucket(ancestors, dropped.birth), dropped);
+        }
+        if !alone.is_empty() {
+            let runs: Vec<Run> = alone.iter().map(|dropped| dropped.run).collect();
+            self.free_data(&runs);
+        }
+    }
+
+    pub(super) fn drop_nodes(
+        &self,
+        parent_epoch: Epoch,
+        ancestors: &[Epoch],
+        retired: &[(crate::format::BlockNo, Epoch)],
+        dead: &mut DeadBuffer,
+    ) {
+        let mut alone = Vec::new();
+        for (addr, birth) in retired {
+            let run = Run::new(*addr, NODE_BLOCKS);
+            if *birth > parent_epoch {
+                alone.push(run);
+            } else {
+                dead.push(bucket(ancestors, *birth), DeadRef { run, birth: *birth });
+            }
+        }
+        if !alone.is_empty() {
+            self.free_runs(&alone);
+        }
+    }
+
+    /// Takes one reference from data blocks, and frees those that had no other.
+    pub(super) fn free_data(&self, runs: &[Run]) {
+        if !self.has_shared.load(Ordering::Relaxed) {
+            return self.free_runs(runs);
+        }
+        let mut free = Vec::new();
+        let mut lineage = self.lineage.lock();
+        for run in runs {
+            match lineage.unshare(*run, &mut CatalogStore { pool: self }) {
+                Ok(parts) => free.extend(parts),
+                Err(error) => {
+                    drop(lineage);
+                    self.fail("lowering a shared count", error.into());
+                    return;
+                }
+            }
+        }
+        drop(lineage);
+        self.free_runs(&free);
+    }
+
+    /// Frees blocks: they can be allocated again after the next checkpoint.
+    pub(super) fn free_runs(&self, runs: &[Run]) {
+        let mut space = self.space.lock();
+        for run in runs {
+            if let Err(error) = space.free(*run) {
+                drop(space);
+                let why = format!("freeing {} blocks at {}: {error}", run.len_blocks, run.start);
+                self.fail("freeing blocks", Error::Corrupt(why));
+                return;
+            }
+        }
+    }
+}
