@@ -34,6 +34,8 @@ mod deadlist;
 mod lineage;
 mod reclaim;
 mod shared;
+#[cfg(test)]
+mod tests;
 
 pub use deadlist::DeadBuffer;
 pub use lineage::{Lineage, Member, Root, VolumeEntry};
