@@ -1,0 +1,63 @@
+# The commands of the README. `make help` lists them.
+
+CARGO  ?= cargo
+PREFIX ?= /usr/local
+# Where mount(8) looks for the helpers of filesystem types, whatever the prefix.
+SBINDIR ?= /sbin
+DESTDIR ?=
+# Of `make soak`: how many random cases a property test runs, and how large the mounted runs are.
+CASES ?= 2000
+FILES ?= 70000
+SNAPSHOTS ?= 10000
+
+.PHONY: help build demo test lint soak doc install uninstall clean setup
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup:
+	@scripts/setup.sh
+
+build: setup ## the release binary, target/release/amberfs
+	$(CARGO) build --release --locked
+
+demo: setup ## a pool, files, a snapshot, a look back, step by step, in a temporary directory
+	$(CARGO) build --locked
+	@scripts/demo.sh target/debug/amberfs
+
+test: setup lint ## everything that has to pass before a change is in
+	AMBERFS_REQUIRE_FUSE=1 $(CARGO) test --locked
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+
+soak: setup ## longer: many more random cases, then a large tree and thousands of snapshots on a mount
+	PROPTEST_CASES=$(CASES) $(CARGO) test --release --locked --lib --tests
+	$(CARGO) build --release --locked
+	scripts/soak.sh target/release/amberfs $(FILES) $(SNAPSHOTS)
+
+doc: setup ## the API's documentation and the manual pages, in target/doc and docs/man
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
+	$(CARGO) run --locked --quiet -- man docs/man
+
+install: build ## the binary, mount helpers, manual pages and completions (PREFIX, SBINDIR, DESTDIR)
+	install -D -m 755 target/release/amberfs $(DESTDIR)$(PREFIX)/bin/amberfs
+	install -d $(DESTDIR)$(SBINDIR)
+	ln -sf $(PREFIX)/bin/amberfs $(DESTDIR)$(SBINDIR)/mount.amberfs
+	ln -sf $(PREFIX)/bin/amberfs $(DESTDIR)$(SBINDIR)/mount.fuse.amberfs
+	target/release/amberfs man $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	target/release/amberfs completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/amberfs
+	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+	target/release/amberfs completions zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_amberfs
+
+uninstall: ## what `make install` put there
+	rm -f $(DESTDIR)$(PREFIX)/bin/amberfs
+	rm -f $(DESTDIR)$(SBINDIR)/mount.amberfs $(DESTDIR)$(SBINDIR)/mount.fuse.amberfs
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/amberfs*.1
+	rm -f $(DESTDIR)$(PREFIX)/share/bash-completion/completions/amberfs
+	rm -f $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_amberfs
+
+clean: ## what was built
+	$(CARGO) clean
