@@ -12,8 +12,8 @@ use super::region::State;
 use super::{Class, SpaceMap, block_at};
 use crate::format::{BlockNo, NODE_BLOCKS, REGION_BLOCKS, Run};
 
-/// Most regions that a search for a length other than a power of two looks at in vain: these may
-/// stand on the right level without a row that is long enough.
+/// Most regions that the search for a data run looks at in vain before it takes a shorter one, at some
+/// microseconds each. Only the search for a node, for which nothing shorter will do, goes on.
 const MAX_LOOKS: u32 = 64;
 
 /// Where a class's next search begins.
@@ -36,32 +36,32 @@ impl SpaceMap {
         };
         let (region, at) = scopes.iter().find_map(|s| self.find_up_to(class, *s, want))?;
         let len = self.regions[region as usize].taken().len_at(at, want);
-        let run = self.take(class, region, (at, len), state);
         if state == State::Used {
             self.mark(region);
         }
-        Some(run)
+        Some(self.take(class, region, (at, len), state))
     }
 
     /// Allocates the blocks of a node, used at once; nothing when no region has as many in a row.
     pub fn allocate_node(&mut self) -> Option<BlockNo> {
-        let scopes = [Scope::Nodes, Scope::Empty, Scope::Any];
-        let (region, at) =
-            scopes.into_iter().find_map(|s| self.find(Class::Node, s, NODE_BLOCKS))?;
-        let run = self.take(Class::Node, region, (at, NODE_BLOCKS), State::Used);
+        let (region, at) = self.find_node(&[Scope::Nodes, Scope::Empty, Scope::Any])?;
         self.mark(region);
-        Some(run.start)
+        Some(self.take(Class::Node, region, (at, NODE_BLOCKS), State::Used).start)
     }
 
     /// Allocates the blocks of a node that belongs to the checkpoint being written, after its freeze.
     ///
     /// The caller puts the node into the region's image: the one that the freeze returned or, if the
     /// freeze returned none, the one that the previous checkpoint has. Regions of which the freeze
-    /// returned an image are preferred.
+    /// returned an image are preferred. When the file has grown since the freeze the node may lie behind
+    /// its former end, so the checkpoint's superblock must have the size as it is by then.
+    ///
+    /// # Panics
+    /// If images of the freeze were not taken yet.
     pub fn allocate_node_in_checkpoint(&mut self) -> Option<BlockNo> {
+        self.assert_images_taken();
         let scopes = [Scope::ImagedNodes, Scope::Imaged, Scope::Nodes, Scope::Empty, Scope::Any];
-        let (region, at) =
-            scopes.into_iter().find_map(|s| self.find(Class::Node, s, NODE_BLOCKS))?;
+        let (region, at) = self.find_node(&scopes)?;
         self.index.imaged.insert(region);
         Some(self.take(Class::Node, region, (at, NODE_BLOCKS), State::Used).start)
     }
@@ -76,18 +76,27 @@ impl SpaceMap {
     /// Takes a free part of a region and moves the cursor behind it.
     fn take(&mut self, class: Class, region: u32, part: (u32, u32), state: State) -> Run {
         if class == Class::Node && self.index.empty.contains(region) {
-            self.index.nodes.insert(region);
+            self.index.set_holds_nodes(region, true);
         }
         self.pass(region, part, State::Free, state);
         *self.cursor(class) = Cursor { region, at: part.0 + part.1 };
         Run::new(block_at(region, part.0), part.1)
     }
 
-    /// Finds a row of `want` blocks or, failing that, of the longest power of two that there is.
+    fn find_node(&mut self, scopes: &[Scope]) -> Option<(u32, u32)> {
+        let mut looks = u32::MAX;
+        scopes.iter().find_map(|s| self.find(Class::Node, *s, NODE_BLOCKS, &mut looks))
+    }
+
+    /// Finds a row of `want` blocks or, failing that, of the longest power of two that is found soon.
+    ///
+    /// Single blocks are always found: a region that has a free one stands on the lowest level, and
+    /// one that has none does not.
     fn find_up_to(&mut self, class: Class, scope: Scope, want: u32) -> Option<(u32, u32)> {
+        let mut looks = MAX_LOOKS;
         let mut target = want;
         loop {
-            if let Some(found) = self.find(class, scope, target) {
+            if let Some(found) = self.find(class, scope, target, &mut looks) {
                 return Some(found);
             }
             if target == 1 {
@@ -99,14 +108,21 @@ impl SpaceMap {
 
     /// Finds the next row of `want` blocks in a region of `scope`: from the cursor to the end of its
     /// region, then through the other regions and around, then in the whole of the cursor's region.
-    fn find(&mut self, class: Class, scope: Scope, want: u32) -> Option<(u32, u32)> {
+    /// Gives up when `looks` regions were searched in vain.
+    fn find(
+        &mut self,
+        class: Class,
+        scope: Scope,
+        want: u32,
+        looks: &mut u32,
+    ) -> Option<(u32, u32)> {
         let level = level_of(want);
-        if !self.index.any(level) {
+        if !self.index.any(scope, level) {
             return None;
         }
         let Cursor { region: home, at } = *self.cursor(class);
-        // An empty region is searched from its start: after a release the cursor may stand behind
-        // the end, and at the start no search can fail that would not fail everywhere.
+        // Only a search from a region's start may fail for good, so a cursor that stands there is left
+        // to the loop below.
         if at != 0
             && let Some(region) = self.regions.get_mut(home as usize)
             && at < region.blocks()
@@ -115,7 +131,6 @@ impl SpaceMap {
         {
             return Some((home, found));
         }
-        let mut looks = 0;
         let behind = if at == 0 { home } else { home + 1 };
         for (mut from, end) in [(behind, self.regions.len() as u32), (0, behind)] {
             while let Some(number) = self.index.next(scope, level, from, end) {
@@ -124,10 +139,7 @@ impl SpaceMap {
                     return Some((number, found));
                 }
                 self.index.place(number, region.longest());
-                looks += 1;
-                if looks >= MAX_LOOKS && !want.is_power_of_two() {
-                    return None;
-                }
+                *looks = looks.checked_sub(1)?;
                 from = number + 1;
             }
         }

@@ -1,77 +1,137 @@
 //! Runs that were freed and wait, by generation, for the checkpoint that makes their end durable.
+//!
+//! They are listed by region, so that no list is long to sort and a release can be cut in parts.
 
 use std::collections::BTreeMap;
 
 use crate::format::{BlockNo, Run};
 
-/// The runs freed in one generation.
+/// The runs of one region.
 #[derive(Debug, Default)]
 struct Freed {
     runs: Vec<Run>,
-    /// In order and coalesced.
-    settled: bool,
+    /// Not known to be in order and coalesced.
+    unsettled: bool,
+}
+
+impl Freed {
+    fn push(&mut self, run: Run) {
+        match self.runs.last_mut() {
+            // Files are mostly freed in order of address. A region's runs never add up to 2^32.
+            Some(last) if last.end() == run.start.0 => last.len_blocks += run.len_blocks,
+            _ => {
+                self.unsettled = true;
+                self.runs.push(run);
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        if std::mem::take(&mut self.unsettled) {
+            self.runs.sort_unstable_by_key(|run| run.start);
+            self.runs.dedup_by(|next, last| {
+                let joined = last.end() == next.start.0;
+                if joined {
+                    last.len_blocks += next.len_blocks;
+                }
+                joined
+            });
+        }
+    }
+}
+
+/// The runs freed in one generation.
+#[derive(Debug, Default)]
+struct Generation {
+    /// By region number, up to the last one with a run.
+    regions: Vec<Freed>,
+    /// The regions that have a run; each once.
+    touched: Vec<u32>,
+    /// These are in falling order.
+    falling: bool,
+}
+
+impl Generation {
+    fn region(&mut self, region: u32) -> &mut Freed {
+        let at = region as usize;
+        if self.regions.len() <= at {
+            self.regions.resize_with(at + 1, Freed::default);
+        }
+        &mut self.regions[at]
+    }
+
+    fn push(&mut self, region: u32, run: Run) {
+        let freed = self.region(region);
+        let first = freed.runs.is_empty();
+        freed.push(run);
+        if first {
+            self.touched.push(region);
+            self.falling = false;
+        }
+    }
 }
 
 /// All runs that are held.
 #[derive(Debug, Default)]
-pub(super) struct Held(BTreeMap<u64, Freed>);
-
-/// Joins neighbours in a list that is in order of address.
-fn coalesce(runs: &mut Vec<Run>) {
-    runs.dedup_by(|next, last| {
-        let len = last.len_blocks.checked_add(next.len_blocks);
-        match len {
-            Some(len) if last.end() == next.start.0 => {
-                last.len_blocks = len;
-                true
-            }
-            _ => false,
-        }
-    });
-}
+pub(super) struct Held(BTreeMap<u64, Generation>);
 
 impl Held {
-    /// Adds a run freed in `generation`.
-    pub(super) fn push(&mut self, generation: u64, run: Run) {
-        let freed = self.0.entry(generation).or_default();
-        match freed.runs.last_mut() {
-            // Files are mostly freed in order of address.
-            Some(last) if last.end() == run.start.0 => {
-                match last.len_blocks.checked_add(run.len_blocks) {
-                    Some(len) => last.len_blocks = len,
-                    None => freed.runs.push(run),
+    /// Adds a run of `region`, freed in `generation`.
+    pub(super) fn push(&mut self, generation: u64, region: u32, run: Run) {
+        self.0.entry(generation).or_default().push(region, run);
+    }
+
+    /// Lists what earlier generations hold under `generation`, and returns that.
+    fn upto(&mut self, generation: u64) -> &mut Generation {
+        while let Some(earlier) = self.0.first_entry().filter(|first| *first.key() < generation) {
+            let earlier = earlier.remove();
+            let joined = self.0.entry(generation).or_default();
+            for region in earlier.touched {
+                for run in &earlier.regions[region as usize].runs {
+                    joined.push(region, *run);
                 }
             }
-            _ => {
-                freed.settled = false;
-                freed.runs.push(run);
-            }
         }
+        self.0.entry(generation).or_default()
     }
 
-    /// Returns the runs of all generations up to `generation`, in order and coalesced.
-    pub(super) fn upto(&mut self, generation: u64) -> &[Run] {
-        let later = self.0.split_off(&(generation + 1));
-        let mut earlier = std::mem::replace(&mut self.0, later);
-        let mut all = earlier.remove(&generation).unwrap_or_default();
-        for freed in earlier.into_values() {
-            all.runs.extend(freed.runs);
-            all.settled = false;
-        }
-        if !all.settled {
-            // A stable sort is faster here than an unstable one: the list is mostly made of rows
-            // that are in order.
-            all.runs.sort_by_key(|run| run.start);
-            coalesce(&mut all.runs);
-            all.settled = true;
-        }
-        &self.0.entry(generation).or_insert(all).runs
+    /// Returns the regions that have runs held in `generation` or before, in order.
+    pub(super) fn regions(&mut self, generation: u64) -> Vec<u32> {
+        let held = self.upto(generation);
+        let mut regions = held.touched.clone();
+        regions.sort_unstable();
+        regions
     }
 
-    /// Takes out the runs of all generations up to `generation`.
-    pub(super) fn take(&mut self, generation: u64) -> Vec<Run> {
-        self.upto(generation);
-        self.0.remove(&generation).map(|freed| freed.runs).unwrap_or_default()
+    /// Takes one region off the list of [`Held::regions`], the first one of those not taken.
+    pub(super) fn pop_region(&mut self, generation: u64) -> Option<u32> {
+        let held = self.upto(generation);
+        if !std::mem::replace(&mut held.falling, true) {
+            held.touched.sort_unstable_by_key(|region| std::cmp::Reverse(*region));
+        }
+        held.touched.pop()
+    }
+
+    /// Returns the runs of a region that are held in `generation`, in order and coalesced.
+    pub(super) fn settled(&mut self, generation: u64, region: u32) -> &[Run] {
+        let freed = self.upto(generation).region(region);
+        freed.settle();
+        &freed.runs
+    }
+
+    /// Takes out the runs of a region that are held in `generation`.
+    pub(super) fn take(&mut self, generation: u64, region: u32) -> Vec<Run> {
+        let freed = self.upto(generation).region(region);
+        freed.settle();
+        std::mem::take(&mut freed.runs)
+    }
+
+    /// Forgets `generation`, of which everything was taken.
+    pub(super) fn close(&mut self, generation: u64) {
+        let held = self.0.remove(&generation);
+        debug_assert!(
+            held.is_none_or(|held| held.regions.iter().all(|freed| freed.runs.is_empty()))
+        );
     }
 }
 

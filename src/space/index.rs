@@ -59,12 +59,12 @@ pub(super) enum Scope {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     levels: [RegionSet; LEVELS],
-    /// Regions on each level.
-    counts: [u32; LEVELS],
+    /// Regions on each level: those that do not hold nodes, and those that do.
+    counts: [[u32; LEVELS]; 2],
     /// For each region, the number of levels that it stands on.
     heights: Vec<u8>,
     /// Regions that were empty when a node was allocated in them.
-    pub(super) nodes: RegionSet,
+    nodes: RegionSet,
     /// Regions with every block free.
     pub(super) empty: RegionSet,
     /// Regions whose image the last freeze took, or that got a node of its checkpoint since.
@@ -88,19 +88,43 @@ impl Index {
     pub(super) fn place(&mut self, region: u32, longest: u32) {
         let height = if longest == 0 { 0 } else { level_of(longest) as u8 + 1 };
         let old = std::mem::replace(&mut self.heights[region as usize], height);
+        let counts = &mut self.counts[usize::from(self.nodes.contains(region))];
         for level in usize::from(old)..usize::from(height) {
             self.levels[level].insert(region);
-            self.counts[level] += 1;
+            counts[level] += 1;
         }
         for level in usize::from(height)..usize::from(old) {
             self.levels[level].remove(region);
-            self.counts[level] -= 1;
+            counts[level] -= 1;
         }
     }
 
-    /// Says whether any region stands on `level`.
-    pub(super) fn any(&self, level: u32) -> bool {
-        self.counts[level as usize] != 0
+    /// Says whether `region` holds nodes.
+    pub(super) fn holds_nodes(&self, region: u32) -> bool {
+        self.nodes.contains(region)
+    }
+
+    /// Notes whether `region` holds nodes.
+    pub(super) fn set_holds_nodes(&mut self, region: u32, value: bool) {
+        if self.nodes.contains(region) == value {
+            return;
+        }
+        for level in 0..usize::from(self.heights[region as usize]) {
+            self.counts[usize::from(!value)][level] -= 1;
+            self.counts[usize::from(value)][level] += 1;
+        }
+        if value { self.nodes.insert(region) } else { self.nodes.remove(region) }
+    }
+
+    /// Says whether a region on `level` may be in `scope`, at a glance.
+    #[inline]
+    pub(super) fn any(&self, scope: Scope, level: u32) -> bool {
+        let [data, nodes] = [0, 1].map(|class| self.counts[class][level as usize] != 0);
+        match scope {
+            Scope::Nodes | Scope::ImagedNodes => nodes,
+            Scope::NotNodes | Scope::Empty => data,
+            Scope::Imaged | Scope::Any => data || nodes,
+        }
     }
 
     #[inline]
@@ -141,10 +165,12 @@ impl Index {
         for level in 0..LEVELS {
             assert_eq!(self.levels[level].contains(region), longest >= 1 << level);
         }
-        let word = region as usize / 64;
-        assert!(self.levels.iter().zip(self.counts).all(|(set, count)| {
-            set.0[word].count_ones() <= count
-                && set.0.iter().map(|w| w.count_ones()).sum::<u32>() == count
-        }));
+        for (level, set) in self.levels.iter().enumerate() {
+            let count = |bits: fn((&u64, &u64)) -> u64| -> u32 {
+                set.0.iter().zip(&self.nodes.0).map(bits).map(u64::count_ones).sum()
+            };
+            assert_eq!(self.counts[0][level], count(|(set, nodes)| set & !nodes));
+            assert_eq!(self.counts[1][level], count(|(set, nodes)| set & nodes));
+        }
     }
 }

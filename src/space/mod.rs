@@ -53,13 +53,15 @@ mod allocator;
 mod checkpoint;
 mod held;
 mod index;
+#[cfg(test)]
+mod model;
 mod region;
 mod search;
 #[cfg(test)]
 mod tests;
 
 pub use crate::format::{REGION_BLOCKS, RegionClass as Class, RegionImage, region_of};
-pub use checkpoint::Frozen;
+pub use checkpoint::{Batch, Frozen};
 
 use crate::format::{BlockNo, Run};
 use allocator::Cursor;
@@ -106,6 +108,10 @@ pub struct SpaceMap {
     held: Held,
     /// The regions that are marked dirty.
     dirty: Vec<u32>,
+    /// The regions of which the last freeze is to have an image, last first; of some it was made.
+    awaited: Vec<u32>,
+    /// The images of the last freeze that were made ahead, because their regions change again.
+    made: Vec<(u32, RegionImage)>,
     spare: Spare,
 }
 
@@ -144,6 +150,8 @@ impl SpaceMap {
             generation: 1,
             held: Held::default(),
             dirty: Vec::new(),
+            awaited: Vec::new(),
+            made: Vec::new(),
             spare: Spare::default(),
         };
         map.grow(total_blocks);
@@ -190,7 +198,7 @@ impl SpaceMap {
         self.totals.pass(State::Free, State::Used, loaded.counts().used);
         self.regions[region as usize] = loaded;
         if image.class() == Some(Class::Node) {
-            self.index.nodes.insert(region);
+            self.index.set_holds_nodes(region, true);
         }
         self.reindex(region);
         Ok(())
@@ -203,7 +211,7 @@ impl SpaceMap {
         self.index.place(region, state.longest());
         if state.is_empty() {
             self.index.empty.insert(region);
-            self.index.nodes.remove(region);
+            self.index.set_holds_nodes(region, false);
         } else {
             self.index.empty.remove(region);
         }
@@ -226,9 +234,12 @@ impl SpaceMap {
                 .all(|(region, (first, len))| self.regions[region as usize].all(first, len, state))
     }
 
-    /// Notes that the image of `region` is no longer the last one taken.
+    /// Notes that the used blocks of `region` are about to change.
     #[inline]
     fn mark(&mut self, region: u32) {
+        if self.regions[region as usize].awaited {
+            self.make_image(region);
+        }
         let state = &mut self.regions[region as usize];
         if !state.dirty {
             state.dirty = true;
@@ -240,10 +251,10 @@ impl SpaceMap {
     fn pass_run(&mut self, run: Run, from: State, to: State, mark: bool) {
         assert!(run.end() <= self.total_blocks, "{run:?} lies behind the end");
         for (region, part) in parts(run) {
-            self.pass(region, part, from, to);
             if mark {
                 self.mark(region);
             }
+            self.pass(region, part, from, to);
         }
     }
 
@@ -286,7 +297,7 @@ impl SpaceMap {
             return Err(Error::NotInUse { run });
         }
         self.pass_run(run, State::Used, State::Held, true);
-        self.held.push(self.generation, run);
+        self.hold(self.generation, run);
         Ok(())
     }
 
@@ -348,7 +359,7 @@ impl SpaceMap {
             let number = number as u32;
             self.index.verify(number, region.longest());
             assert_eq!(self.index.empty.contains(number), region.is_empty());
-            assert!(!(self.index.nodes.contains(number) && region.is_empty()));
+            assert!(!(self.index.holds_nodes(number) && region.is_empty()));
             assert_eq!(self.dirty.contains(&number), region.dirty);
         }
         assert_eq!(totals, self.totals);

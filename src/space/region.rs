@@ -57,6 +57,10 @@ impl Counts {
     }
 }
 
+/// Blocks looked at on either side of freed ones to see how long a row they make: four words. A longer
+/// row is estimated, and known when a search needs it.
+const MAX_ROW_SCAN: u32 = 256;
+
 /// Most bitmaps kept for the next region that needs one: 256 KiB.
 const MAX_SPARE: usize = 64;
 
@@ -98,13 +102,23 @@ pub(super) struct Region {
     longest: u32,
     /// The image differs, or may differ, from the last one taken.
     pub(super) dirty: bool,
+    /// The last freeze is to have an image that was not made yet.
+    pub(super) awaited: bool,
 }
 
 impl Region {
     /// Makes a region of `blocks` free blocks.
     pub(super) fn new(blocks: u32) -> Region {
         let counts = Counts { free: u64::from(blocks), ..Counts::default() };
-        Region { blocks, live: Live::None, pending: None, counts, longest: blocks, dirty: false }
+        Region {
+            blocks,
+            live: Live::None,
+            pending: None,
+            counts,
+            longest: blocks,
+            dirty: false,
+            awaited: false,
+        }
     }
 
     /// Makes a region of `blocks` as `image` has it; nothing if the image uses blocks beyond.
@@ -128,12 +142,21 @@ impl Region {
         let more = blocks - self.blocks;
         self.blocks = blocks;
         self.counts.free += u64::from(more);
-        self.raise_longest(more);
+        self.raise_longest(blocks - more, more);
     }
 
-    fn raise_longest(&mut self, freed: u32) {
-        // At most the freed blocks with a row on either side.
-        self.longest = (2 * self.longest + freed).min(self.free());
+    /// Raises the bound for the row that `len` blocks from `first` on, just freed, are part of.
+    fn raise_longest(&mut self, first: u32, len: u32) {
+        let taken = self.taken();
+        let before = taken.len_before(first, MAX_ROW_SCAN);
+        let behind = taken.len_at(first + len, MAX_ROW_SCAN);
+        let row = if before < MAX_ROW_SCAN && behind < MAX_ROW_SCAN {
+            before + len + behind
+        } else {
+            // At most the freed blocks with a row on either side.
+            2 * self.longest + len
+        };
+        self.longest = self.longest.max(row).min(self.free());
     }
 
     pub(super) fn blocks(&self) -> u32 {
@@ -232,7 +255,7 @@ impl Region {
             self.write_pending(first, len, to.pending(), spare);
         }
         if to == State::Free {
-            self.raise_longest(len);
+            self.raise_longest(first, len);
         }
         self.longest = self.longest.min(self.free());
     }

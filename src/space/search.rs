@@ -85,6 +85,22 @@ impl<'a> Taken<'a> {
         len.min(max)
     }
 
+    /// Returns how many blocks before `at` are free in a row, at most `max` and a word's rest.
+    pub(super) fn len_before(&self, mut at: u32, max: u32) -> u32 {
+        let mut len = 0;
+        while at > 0 && len < max {
+            let word = (at - 1) / 64;
+            let here = at - word * 64;
+            let free = (self.free(word) << (64 - here)).leading_ones();
+            len += free;
+            if free < here {
+                break;
+            }
+            at = word * 64;
+        }
+        len
+    }
+
     /// Returns the length of the longest row of free blocks.
     pub(super) fn longest(&self) -> u32 {
         let (mut row, mut best) = (0, 0);
@@ -135,6 +151,9 @@ mod tests {
             prop_assert_eq!(taken.longest(), (0..end).map(len_at).max().unwrap_or(0));
             if from < end {
                 prop_assert_eq!(taken.len_at(from, want), len_at(from).min(want));
+                let before = (0..from).rev().take_while(|at| free[*at as usize]).count() as u32;
+                let len = taken.len_before(from, want);
+                prop_assert!(len == before || (want..=before).contains(&len));
             }
         }
     }

@@ -145,7 +145,7 @@ fn what_was_freed_after_the_freeze_waits_for_the_next_one() {
 fn a_checkpoint_puts_its_nodes_where_it_writes_images_anyway() {
     let mut map = SpaceMap::new(u64::from(REGION_BLOCKS) * 4);
     map.allocate_node().unwrap();
-    map.index.nodes.insert(0);
+    map.index.set_holds_nodes(0, true);
     used(&mut map, 3);
     let frozen = map.freeze();
     let imaged: Vec<u32> = frozen.images.iter().map(|(region, _)| *region).collect();
