@@ -12,6 +12,7 @@
 //! A crash before the end of 3 finds the previous checkpoint whole, with its journal; after it, the new one.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::Ordering;
 
 use super::store::{CatalogStore, CheckpointStore};
@@ -212,19 +213,19 @@ fn store_regions(
     loop {
         for (run, used) in std::mem::take(&mut store.changes) {
             for (region, first, len) in region_parts(run) {
-                if !images.contains_key(&region) {
-                    let stored =
-                        Reader::new(tree, store).get(Key::region(region), RegionImage::decode)?;
-                    let image = stored.transpose()?.unwrap_or(RegionImage::ALL_FREE);
-                    images.insert(region, image);
-                }
-                if let Some(image) = images.get_mut(&region) {
-                    if used {
-                        image.set(first, len)
-                    } else {
-                        image.clear(first, len)
-                    };
-                }
+                let image = match images.entry(region) {
+                    Entry::Occupied(image) => image.into_mut(),
+                    Entry::Vacant(none) => {
+                        let key = Key::region(region);
+                        let stored = Reader::new(tree, store).get(key, RegionImage::decode)?;
+                        none.insert(stored.transpose()?.unwrap_or(RegionImage::ALL_FREE))
+                    }
+                };
+                if used {
+                    image.set(first, len)
+                } else {
+                    image.clear(first, len)
+                };
                 dirty.push(region);
             }
         }

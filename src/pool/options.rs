@@ -34,7 +34,7 @@ impl CreateOptions {
 /// How to open a pool.
 #[derive(Clone)]
 pub struct OpenOptions {
-    /// Most bytes of clean nodes kept in memory.
+    /// Most bytes of nodes kept in memory, clean and dirty.
     pub cache_bytes: u64,
     /// Longest time between checkpoints while there are changes.
     pub commit_interval: Duration,

@@ -19,6 +19,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::checkpoint::{CATALOG, CheckpointState};
 use super::extents::valid_parts;
+use super::space::clean_bytes;
 use super::store::{HeadStore, NO_EPOCH};
 use super::volumes::unknown;
 use super::{CreateOptions, Error, OpenOptions, Pool, Result};
@@ -127,7 +128,7 @@ impl Pool {
         let (journal, records) = Journal::open(device, salt, options.nonce, tail)?;
         let grown = storage.data.len_bytes().map_err(Error::io("measuring the data file"))?;
         let pool = Pool {
-            cache: NodeCache::new(Arc::clone(&storage.data), options.cache_bytes),
+            cache: NodeCache::new(Arc::clone(&storage.data), clean_bytes(options.cache_bytes)),
             options,
             uuid: superblock.uuid,
             seed: superblock.seed,

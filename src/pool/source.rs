@@ -164,7 +164,7 @@ impl Pool {
             match extent.kind {
                 ExtentKind::Preallocated => buf[start..end].fill(0),
                 ExtentKind::Written => {
-                    self.read_extent(ino, *block, extent, &mut buf[start..end])?
+                    self.read_extent(ino, *block, extent, &mut buf[start..end])?;
                 }
             }
         }

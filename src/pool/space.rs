@@ -3,16 +3,24 @@
 use std::sync::atomic::Ordering;
 
 use super::{Error, Intent, Pool, Result};
-use crate::format::{BLOCK_SIZE, NODE_SIZE, Run};
+use crate::format::{BLOCK_SIZE, NODE_BLOCKS, NODE_SIZE, Run};
 use crate::space::Class;
 
 /// Most that is kept back for deletes and checkpoints.
 const MAX_RESERVE_BLOCKS: u64 = (64 << 20) / BLOCK_SIZE as u64;
 /// The data file grows in steps: it is sparse, and a longer file costs nothing.
 const GROW_BLOCKS: u64 = (256 << 20) / BLOCK_SIZE as u64;
-/// Dirty nodes that call for a checkpoint, and at which operations wait for one.
-const DIRTY_NODES: u64 = (64 << 20) / NODE_SIZE as u64;
-const MAX_DIRTY_NODES: u64 = 2 * DIRTY_NODES;
+/// Shares of the memory limit, in eighths: clean nodes; new dirty nodes that call for a checkpoint; new
+/// dirty nodes at which operations wait for one. Those that a checkpoint is writing come on top of the new
+/// ones, and are no more than called for it: five, two and one are eight.
+const CLEAN_EIGHTHS: u64 = 5;
+const SOON_EIGHTHS: u64 = 1;
+const NOW_EIGHTHS: u64 = 2;
+
+/// Bytes of clean nodes to cache under a memory limit.
+pub(super) fn clean_bytes(cache_bytes: u64) -> u64 {
+    cache_bytes / 8 * CLEAN_EIGHTHS
+}
 
 /// What `df` can say of a pool.
 pub(super) struct Figures {
@@ -26,11 +34,14 @@ impl Pool {
         (total / 16).min(MAX_RESERVE_BLOCKS)
     }
 
-    /// Nodes that may be dirty before a checkpoint is due: fewer in a small pool, whose reserve must hold
-    /// a copy of each.
-    fn dirty_limits(&self, total: u64) -> (u64, u64) {
-        let bound = self.reserve_blocks(total) / u64::from(crate::format::NODE_BLOCKS) / 2;
-        (DIRTY_NODES.min(bound / 2).max(8), MAX_DIRTY_NODES.min(bound).max(16))
+    /// Nodes made since the last freeze that call for a checkpoint, and at which operations wait for one.
+    ///
+    /// Each may be a copy whose original is not given back before: when the pool is nearly full there may be
+    /// no more of them than the reserve has room for twice.
+    fn dirty_limits(&self, free: u64, reserve: u64) -> (u64, u64) {
+        let eighth = self.options.cache_bytes / 8 / NODE_SIZE as u64;
+        let room = free.max(reserve) / u64::from(NODE_BLOCKS) / 2;
+        ((SOON_EIGHTHS * eighth).min(room / 2).max(8), (NOW_EIGHTHS * eighth).min(room).max(16))
     }
 
     /// Waits until an operation may begin: room in the journal, not too many dirty nodes, space.
@@ -42,8 +53,8 @@ impl Pool {
             (space.total_blocks(), space.free_blocks(), space.held_blocks())
         };
         let dirty = self.dirty_nodes.load(Ordering::Relaxed);
-        let (soon, now) = self.dirty_limits(total);
         let reserve = self.reserve_blocks(total);
+        let (soon, now) = self.dirty_limits(free, reserve);
         if used > capacity / 2 || dirty > soon {
             self.background.wake();
         }
@@ -56,7 +67,7 @@ impl Pool {
         if used > capacity / 4 * 3 || dirty > now || short {
             self.checkpoint()?;
         }
-        if intent == Intent::Grow && self.space.lock().free_blocks() <= reserve {
+        if intent == Intent::Grow && free <= reserve && self.space.lock().free_blocks() <= reserve {
             return Err(Error::NoSpace);
         }
         Ok(())
