@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::Weak;
 use std::sync::atomic::Ordering;
 
 use super::store::{CatalogStore, CheckpointStore};
@@ -50,9 +51,14 @@ struct Freeze {
 impl Pool {
     /// Makes the whole pool durable in place; does nothing when nothing has changed.
     pub fn checkpoint(&self) -> Result<()> {
+        self.checkpoint_if(&|| true)
+    }
+
+    /// Makes a checkpoint if there are changes and `due` still says so once it is this one's turn.
+    pub(super) fn checkpoint_if(&self, due: &dyn Fn() -> bool) -> Result<()> {
         let mut state = self.checkpointing.lock();
         self.check_failed()?;
-        if !self.changed.load(Ordering::Relaxed) {
+        if !self.changed.load(Ordering::Relaxed) || !due() {
             return Ok(());
         }
         let done = self.freeze().and_then(|freeze| self.write_checkpoint(&mut state, freeze));
@@ -62,12 +68,16 @@ impl Pool {
     fn freeze(&self) -> Result<Freeze> {
         let _gate = self.gate.write();
         self.changed.store(false, Ordering::Relaxed);
-        let mut lineage = self.lineage.lock();
         let mut roots = Vec::new();
+        let mut dead = Vec::new();
         for volume in self.volumes.read().values() {
             let mut head = volume.head.write();
-            lineage.buffer_dead(head.deadlist, std::mem::take(&mut head.dead));
+            dead.push((head.deadlist, std::mem::take(&mut head.dead)));
             roots.push((head.member, head.root.clone()));
+        }
+        let mut lineage = self.lineage.lock();
+        for (deadlist, dead) in dead {
+            lineage.buffer_dead(deadlist, dead);
         }
         lineage.flush_dead(&mut CatalogStore { pool: self })?;
         for id in std::mem::take(&mut lineage.unstored) {
@@ -142,18 +152,22 @@ impl Pool {
     }
 
     fn sweep_members(&self, members: &[MemberId]) {
-        for volume in self.volumes.read().values() {
+        let volumes: Vec<_> = self.volumes.read().values().cloned().collect();
+        for volume in volumes {
             sweep(&mut volume.head.write().root.tree.root, &self.cache);
         }
+        let mut viewed = Vec::new();
         let mut lineage = self.lineage.lock();
         sweep(&mut lineage.tree.root, &self.cache);
         for id in members {
             let Some(root) = lineage.root_mut(*id) else { continue };
             sweep(&mut root.tree.root, &self.cache);
-            let view = self.views.lock().get(id).and_then(std::sync::Weak::upgrade);
-            if let Some(view) = view {
-                view.refresh_tree(&root.tree);
-            }
+            let view = self.views.lock().get(id).and_then(Weak::upgrade);
+            viewed.extend(view.map(|view| (view, root.tree.clone())));
+        }
+        drop(lineage);
+        for (view, swept) in viewed {
+            view.refresh_tree(swept);
         }
     }
 

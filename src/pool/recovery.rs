@@ -21,6 +21,7 @@ use super::checkpoint::{CATALOG, CheckpointState};
 use super::extents::valid_parts;
 use super::space::clean_bytes;
 use super::store::{HeadStore, NO_EPOCH};
+use super::volume::Head;
 use super::volumes::unknown;
 use super::{CreateOptions, Error, OpenOptions, Pool, Result};
 use crate::btree::{self, Load, Reader, Store, Tree};
@@ -163,9 +164,14 @@ impl Pool {
             .filter(|(_, member)| member.record.kind == MemberKind::Head)
             .map(|(id, member)| (member.record.volume, id))
             .collect();
+        let mut opened = Vec::new();
         for (volume, head) in heads {
             let root = lineage.take_root(head).ok_or_else(|| unknown("root of member", head.0))?;
-            self.add_volume(&lineage, volume, head, root)?;
+            opened.push((volume, Head::grown(&lineage, volume, head, root)?));
+        }
+        drop(lineage);
+        for (volume, head) in opened {
+            self.add_volume(volume, head);
         }
         Ok(())
     }

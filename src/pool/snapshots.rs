@@ -39,6 +39,9 @@ impl Pool {
             let mut snapshots = Vec::new();
             for (volume, next) in volumes.iter().zip(lineage.next_member..) {
                 can_snapshot(lineage, *volume, name)?;
+                if snapshots.iter().any(|new: &NewSnapshot| new.volume == *volume) {
+                    return Err(Error::Exists(format!("snapshot '{name}'")));
+                }
                 snapshots.push(NewSnapshot { volume: *volume, member: MemberId(next) });
             }
             let members: Vec<_> = snapshots.iter().map(|new| new.member).collect();

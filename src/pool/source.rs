@@ -217,9 +217,9 @@ impl SnapshotView {
     }
 
     /// Shows the same tree with its nodes swept, so that the view does not keep them in memory.
-    pub(super) fn refresh_tree(&self, swept: &Tree) {
+    pub(super) fn refresh_tree(&self, swept: Tree) {
         if let Some(tree) = &mut *self.tree.write() {
-            *tree = swept.clone();
+            *tree = swept;
         }
     }
 }

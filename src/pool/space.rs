@@ -17,6 +17,14 @@ const CLEAN_EIGHTHS: u64 = 5;
 const SOON_EIGHTHS: u64 = 1;
 const NOW_EIGHTHS: u64 = 2;
 
+/// How much a checkpoint is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    None,
+    Soon,
+    Now,
+}
+
 /// Bytes of clean nodes to cache under a memory limit.
 pub(super) fn clean_bytes(cache_bytes: u64) -> u64 {
     cache_bytes / 8 * CLEAN_EIGHTHS
@@ -47,6 +55,24 @@ impl Pool {
     /// Waits until an operation may begin: room in the journal, not too many dirty nodes, space.
     pub(super) fn throttle(&self, intent: Intent) -> Result<()> {
         self.check_failed()?;
+        let need = self.need(intent);
+        if need >= Need::Soon {
+            self.background.wake();
+        }
+        if need == Need::Now {
+            self.checkpoint_if(&|| self.need(intent) == Need::Now)?;
+        }
+        if intent == Intent::Grow {
+            let space = self.space.lock();
+            if space.free_blocks() <= self.reserve_blocks(space.total_blocks()) {
+                return Err(Error::NoSpace);
+            }
+        }
+        Ok(())
+    }
+
+    /// How much an operation that is about to begin needs a checkpoint.
+    fn need(&self, intent: Intent) -> Need {
         let (used, capacity) = (self.journal.used_bytes(), self.journal.capacity_bytes());
         let (total, free, held) = {
             let space = self.space.lock();
@@ -55,22 +81,16 @@ impl Pool {
         let dirty = self.dirty_nodes.load(Ordering::Relaxed);
         let reserve = self.reserve_blocks(total);
         let (soon, now) = self.dirty_limits(free, reserve);
-        if used > capacity / 2 || dirty > soon {
-            self.background.wake();
-        }
         // What is freed comes back with a checkpoint: a delete on a full pool waits for it when even the
         // reserve runs out, a write when it would be refused.
-        let short = match intent {
-            Intent::Grow => free <= reserve && held > 0,
-            Intent::Shrink => free <= reserve / 2 && held > 0,
-        };
-        if used > capacity / 4 * 3 || dirty > now || short {
-            self.checkpoint()?;
+        let floor = if intent == Intent::Grow { reserve } else { reserve / 2 };
+        if used > capacity / 4 * 3 || dirty > now || (free <= floor && held > 0) {
+            Need::Now
+        } else if used > capacity / 2 || dirty > soon {
+            Need::Soon
+        } else {
+            Need::None
         }
-        if intent == Intent::Grow && free <= reserve && self.space.lock().free_blocks() <= reserve {
-            return Err(Error::NoSpace);
-        }
-        Ok(())
     }
 
     /// Allocates 1 to `want` consecutive blocks for data, in flight.

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
-use super::{Error, Pool, Result};
+use super::{Error, Intent, Pool, Result};
 use crate::format::{BLOCK_SIZE, Encoder, InodeNo, MAX_COPY_BYTES, Record, Run, Seq, VolumeId};
 
 /// Most blocks that an fsync copies into the journal: the time of one flush still outweighs writing them.
@@ -116,7 +116,7 @@ impl Pool {
 
     /// Makes durable the data of one file, or of all, and the journal up to now.
     pub(super) fn sync_some(&self, file: Option<File>) -> Result<()> {
-        self.check_failed()?;
+        self.throttle(Intent::Shrink)?;
         let copied = {
             // No freeze comes between the choice to copy and the record of the copy.
             let _gate = self.gate.read();

@@ -8,13 +8,14 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::extents::{Apply, bucket};
 use super::source::{ReadGuard, Source};
 use super::store::{CatalogStore, HeadStore};
+use super::volumes::unknown;
 use super::{Error, Intent, Pool, Result};
 use crate::btree::Reader;
 use crate::format::{
     BLOCK_SIZE, DeadRef, Edit, Encoder, Epoch, Extent, ExtentKind, InodeNo, MAX_EXTENT_BLOCKS,
     MAX_INODE, MAX_SUB, MemberId, NODE_BLOCKS, Record, Run, Timestamp, VolumeId, encode_commit,
 };
-use crate::snapshot::{DeadBuffer, Root};
+use crate::snapshot::{DeadBuffer, Lineage, Root};
 
 /// Dead references that a head gathers before it hands them to the catalog.
 const MAX_DEAD_BUFFER: usize = 4096;
@@ -36,18 +37,26 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub(super) fn new(member: MemberId, root: Root, deadlist: u64, ancestors: Vec<Epoch>) -> Self {
-        Head {
+    /// The head `member` of a volume, as the lineage has it, with its state.
+    pub(super) fn grown(
+        lineage: &Lineage,
+        volume: VolumeId,
+        member: MemberId,
+        root: Root,
+    ) -> Result<Self> {
+        let ancestors = lineage.ancestor_epochs(member);
+        let found = lineage.member(member).ok_or_else(|| unknown("member", member.0))?;
+        Ok(Head {
             member,
             root,
             parent_epoch: ancestors.last().copied().unwrap_or_default(),
             ancestors,
-            deadlist,
+            deadlist: found.record.deadlist,
             dead: DeadBuffer::default(),
-            quota_bytes: None,
+            quota_bytes: lineage.volume(volume).and_then(|entry| entry.record.quota_bytes),
             deleted: false,
             record: Encoder::new(),
-        }
+        })
     }
 }
 

@@ -71,7 +71,10 @@ impl Pool {
                 let root = self.first_root(edits)?;
                 let mut lineage = self.lineage.lock();
                 lineage.create_volume(*volume, *head, name, *created, None, store)?;
-                self.add_volume(&lineage, *volume, *head, root)
+                let state = Head::grown(&lineage, *volume, *head, root)?;
+                drop(lineage);
+                self.add_volume(*volume, state);
+                Ok(())
             }
             Record::DeleteVolume { volume } => {
                 let found = self.volumes.write().remove(volume);
@@ -98,7 +101,10 @@ impl Pool {
                 let mut lineage = self.lineage.lock();
                 let root = origin_root(&lineage, *origin)?;
                 lineage.create_volume(*volume, *head, name, *created, Some(*origin), store)?;
-                self.add_volume(&lineage, *volume, *head, root)
+                let state = Head::grown(&lineage, *volume, *head, root)?;
+                drop(lineage);
+                self.add_volume(*volume, state);
+                Ok(())
             }
             Record::Restore { volume, origin, kept, head, created, name } => {
                 self.apply_snapshots(*created, name, &[(*volume, *kept)])?;
@@ -123,21 +129,10 @@ impl Pool {
         Ok(root)
     }
 
-    /// Opens the head of a volume that the lineage has.
-    pub(super) fn add_volume(
-        self: &Arc<Self>,
-        lineage: &Lineage,
-        id: VolumeId,
-        head: MemberId,
-        root: Root,
-    ) -> Result<()> {
-        let member = lineage.member(head).ok_or_else(|| unknown("member", head.0))?;
-        let ancestors = lineage.ancestor_epochs(head);
-        let mut state = Head::new(head, root, member.record.deadlist, ancestors);
-        state.quota_bytes = lineage.volume(id).and_then(|entry| entry.record.quota_bytes);
-        let volume = Volume { pool: Arc::clone(self), id, head: RwLock::new(state) };
+    /// Opens a head. The lineage is not locked.
+    pub(super) fn add_volume(self: &Arc<Self>, id: VolumeId, head: Head) {
+        let volume = Volume { pool: Arc::clone(self), id, head: RwLock::new(head) };
         self.volumes.write().insert(id, Arc::new(volume));
-        Ok(())
     }
 
     pub(super) fn volume_by_id(&self, id: VolumeId) -> Result<Arc<Volume>> {
