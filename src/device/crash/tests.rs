@@ -1,3 +1,5 @@
+//! Tests of the crash states that a recorded log could leave.
+
 use std::collections::HashSet;
 
 use super::super::{FaultOp, Faults, Recorder};
