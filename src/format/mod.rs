@@ -51,7 +51,7 @@ pub use superblock::{
 pub use time::Timestamp;
 pub use xattr::{
     MAX_CHUNK_ID, MAX_XATTR_INLINE, MAX_XATTR_VALUE, XATTR_CHUNK, Xattr, XattrChain, XattrValue,
-    xattr_chain, xattr_chunk_sub,
+    xattr_chain, xattr_chunk_sub, xattr_hash,
 };
 
 /// Unit of addressing and of data checksums.

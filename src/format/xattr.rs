@@ -15,6 +15,7 @@
 
 use super::bytes::{DecodeError, Decoder, Encoder};
 use super::catalog::MAX_NAME;
+use super::dirent::name_hash;
 use super::key::SUB_BITS;
 
 /// Longest value.
@@ -125,6 +126,14 @@ impl<'a> Iterator for XattrChain<'a> {
         self.failed = xattr.is_err();
         Some(xattr)
     }
+}
+
+/// Hashes the names. They are few and nobody gains from a collision, so this is not the pool's secret.
+const HASH_KEY: [u8; 32] = *b"amberfs: names of attributes\0\0\0\0";
+
+/// Returns the hash under which an attribute's whole name is filed: keyed BLAKE3, cut to 56 bits.
+pub fn xattr_hash(name: &[u8]) -> u64 {
+    name_hash(&HASH_KEY, name)
 }
 
 /// Returns the sub field of the key of a value's n-th chunk.

@@ -1,1 +1,275 @@
-//! POSIX semantics of a volume and of its snapshot views.
+//! POSIX semantics of a volume and of its snapshot views, complete without a mount.
+//!
+//! Names, links, permissions bits, times, attributes and content of one volume's live tree; the same
+//! for reading in every snapshot of it, through the virtual `.snapshots` that each live directory has.
+//! The kernel checks who may do what (default_permissions); what it can't know is checked here: who
+//! may make a snapshot.
+//!
+//! # How an operation goes
+//! It takes the head of the volume exclusively ([`transaction`]), reads what it needs, gathers edits and
+//! commits them as one journal record: so it is atomic, also across a crash at any point, and no snapshot
+//! holds half of it. File data is written to new blocks first, with no lock on the head held, and mapped
+//! by the operation's record; a crash in between leaves blocks that nothing refers to, which the pool
+//! takes back.
+//!
+//! # Invariants (cited by asserts and by `check`)
+//! 1. Every name leads to an inode that is there, of the type that the entry says.
+//! 2. An inode's links are its names; a directory has one name, and counts itself and its subdirectories.
+//! 3. A directory's size is the number of its entries, and its parent the directory that names it.
+//! 4. An inode without a name has an orphan record of kind delete, and no other inode has one.
+//! 5. Bytes behind a file's end, in its last block, are zero.
+//! 6. Written extents lie before a file's end, but for an inode with an orphan record of kind truncate;
+//!    preallocated ones may lie behind it.
+//! 7. A file with inline content has no extents, and that content is as long as its size says.
+//! 8. Flags of an inode say truly whether it has attributes, ACLs and capabilities.
+//!
+//! # Lock order
+//! A content lock of an inode, then the head of the volume, then the table of what the kernel holds
+//! (see [`table`]), then the pool's own locks.
+//!
+//! # Unlinked files
+//! An inode whose last name goes gets an orphan record in the same commit. It ends when the kernel has
+//! forgotten it and no open file is left, or when the volume is next mounted. Ending a large one takes
+//! several commits; a crash between them leaves the record, and the next mount goes on.
+//!
+//! # Absent on purpose
+//! Byte-range locks (the kernel has them), access times of symbolic links, collapse and insert range.
+
+mod access;
+mod acl;
+mod copy;
+mod create;
+mod directory;
+mod error;
+mod file;
+mod inode;
+mod node;
+mod orphan;
+mod prealloc;
+mod records;
+mod remove;
+mod rename;
+mod resize;
+mod snapdir;
+mod statfs;
+mod table;
+mod template;
+mod transaction;
+mod types;
+mod view;
+mod write;
+mod xattr;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+pub use self::error::Error;
+pub use self::node::{MAX_SNAPSHOT_NUMBER, NodeId, NodeKind};
+pub use self::types::{
+    Atime, Attr, Caller, DirEntry, Entry, FsOptions, Handle, SetAttr, SetTime, SnapDir, StatFs,
+    Whence, WriteFlags,
+};
+pub use crate::format::{FileKind, InodeNo, Timestamp};
+
+use self::records::path_of;
+use self::table::{ContentLocks, NodeTable};
+use self::transaction::Transaction;
+use self::view::Views;
+use crate::format::{Edit, Inode, InodeFlags, ROOT_INODE};
+use crate::pool::{Intent, Source, Volume};
+
+/// Brings in what the kernel's page cache has of these files and the file system has not; returns when it
+/// is done.
+pub type FlushHook = Box<dyn Fn(&[NodeId]) + Send + Sync>;
+
+/// One volume, as it is mounted.
+pub struct Filesystem {
+    volume: Arc<Volume>,
+    head: Source,
+    options: FsOptions,
+    /// Keys the hashes of names.
+    seed: [u8; 32],
+    nodes: NodeTable,
+    content: ContentLocks,
+    views: Views,
+    /// The snapshot that is shown in place of the live state.
+    only: Option<Source>,
+    flush_hook: RwLock<Option<Arc<FlushHook>>>,
+    /// When a snapshot was last removed or renamed through this mount.
+    snapshots_changed: Mutex<Option<Timestamp>>,
+    /// Damaged inodes that the log has named.
+    blamed: Mutex<Vec<NodeId>>,
+}
+
+impl std::fmt::Debug for Filesystem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Filesystem").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// Most damaged files that the log names.
+const MAX_BLAMED: usize = 1000;
+
+impl Filesystem {
+    /// Returns the edits that make an empty root directory, for a new volume.
+    pub fn format_root(now: Timestamp, uid: u32, gid: u32, mode: u32) -> Vec<Edit> {
+        let root = Inode {
+            blocks: 0,
+            size: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            mode: FileKind::Directory.to_mode() | mode & 0o7777,
+            nlink: 2,
+            uid,
+            gid,
+            rdev: 0,
+            flags: InodeFlags::default(),
+            parent: ROOT_INODE,
+        };
+        vec![Edit::Put { key: records::inode_key(ROOT_INODE), value: root.to_bytes() }]
+    }
+
+    /// Shows a volume; ends what an earlier mount left unlinked.
+    ///
+    /// [`Error::NotFound`] when the snapshot that the options name is not there.
+    pub fn new(volume: Arc<Volume>, options: FsOptions) -> Result<Filesystem, Error> {
+        let pool = Arc::clone(volume.pool());
+        let only = match &options.only_snapshot {
+            Some(name) => Some(pool.view(pool.snapshot(volume.id(), name)?.member)?),
+            None => None,
+        };
+        let fs = Filesystem {
+            head: volume.source(),
+            volume,
+            options,
+            seed: pool.hash_seed(),
+            nodes: NodeTable::new(),
+            content: ContentLocks::new(),
+            views: Views::default(),
+            only,
+            flush_hook: RwLock::new(None),
+            snapshots_changed: Mutex::new(None),
+            blamed: Mutex::new(Vec::new()),
+        };
+        if fs.only.is_none() && !fs.options.read_only {
+            fs.end_all_orphans()?;
+        }
+        Ok(fs)
+    }
+
+    /// The volume that is shown.
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
+    /// How it is shown.
+    pub fn options(&self) -> &FsOptions {
+        &self.options
+    }
+
+    /// Sets what brings in the kernel's dirty pages before a snapshot.
+    pub fn set_flush_hook(&self, hook: Option<FlushHook>) {
+        *self.flush_hook.write() = hook.map(Arc::new);
+    }
+
+    /// Returns the files with an unreleased open for writing.
+    pub fn open_for_write(&self) -> Vec<NodeId> {
+        self.nodes.open_for_write()
+    }
+
+    /// Brings in the kernel's dirty pages of all files that are open for writing.
+    pub fn flush_dirty(&self) {
+        let hook = self.flush_hook.read().clone();
+        if let Some(hook) = hook {
+            let open = self.open_for_write();
+            if !open.is_empty() {
+                hook(&open);
+            }
+        }
+    }
+
+    /// The state that a node is read from, and the inode in it. A `.snapshots` has none of its own.
+    fn source_of(&self, node: NodeId) -> Result<(Source, InodeNo), Error> {
+        match (node.kind(), &self.only) {
+            (NodeKind::Live(ino), None) => Ok((self.head.clone(), ino)),
+            (NodeKind::Live(ino), Some(only)) => Ok((only.clone(), ino)),
+            (NodeKind::View { snapshot, ino }, None) => Ok((self.view(snapshot)?, ino)),
+            (NodeKind::SnapshotDir(_), _) => Err(Error::NotPermitted),
+            (NodeKind::View { .. }, Some(_)) => Err(Error::Stale),
+        }
+    }
+
+    /// Whether a node is of the live state, so that its content can change.
+    fn is_mutable(&self, node: NodeId) -> bool {
+        node.is_live() && self.only.is_none()
+    }
+
+    /// The live inode of a node that is to be changed; [`Error::ReadOnly`] in a snapshot, and
+    /// [`Error::NotPermitted`] for a `.snapshots`.
+    fn writable(&self, node: NodeId) -> Result<InodeNo, Error> {
+        if self.options.read_only || self.only.is_some() {
+            return Err(Error::ReadOnly);
+        }
+        match node.kind() {
+            NodeKind::Live(ino) => Ok(ino),
+            NodeKind::SnapshotDir(_) => Err(Error::NotPermitted),
+            NodeKind::View { .. } => Err(Error::ReadOnly),
+        }
+    }
+
+    fn begin(&self, intent: Intent) -> Result<Transaction<'_>, Error> {
+        Transaction::begin(&self.volume, intent)
+    }
+
+    /// An entry for a node of the live state (or of the only snapshot). Counts a lookup; the caller
+    /// holds the head.
+    fn entry(&self, ino: InodeNo, inode: &Inode) -> Entry {
+        let node = NodeId::live(ino);
+        if self.only.is_none() {
+            self.nodes.looked_up(ino);
+        }
+        Entry { node, attr: Attr::of(node, inode), cacheable: true }
+    }
+
+    /// Whether this is the name of the virtual directory.
+    fn is_snapshots_name(&self, name: &[u8]) -> bool {
+        name == self.options.snapdir_name.as_bytes()
+    }
+
+    /// Whether live directories have the virtual directory.
+    fn has_snapshot_dirs(&self) -> bool {
+        self.options.snapdir != SnapDir::Disabled && self.only.is_none()
+    }
+
+    /// Passes a result on; damage is logged, once a file, with the path that it hurts.
+    fn report<T>(&self, node: NodeId, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(Error::Io(what)) = &result {
+            self.blame(node, what);
+        }
+        result
+    }
+
+    #[cold]
+    fn blame(&self, node: NodeId, what: &str) {
+        {
+            let mut blamed = self.blamed.lock();
+            if blamed.len() >= MAX_BLAMED || blamed.contains(&node) {
+                return;
+            }
+            blamed.push(node);
+        }
+        let path = self.source_of(node).ok().and_then(|(source, ino)| {
+            let guard = source.read().ok()?;
+            let path = path_of(&guard.reader(), ino);
+            Some(path)
+        });
+        let path = path.unwrap_or_default();
+        tracing::error!(volume = %self.volume.name(), node = node.0, path, "{what}");
+    }
+}

@@ -117,6 +117,13 @@ impl Pool {
         infos
     }
 
+    /// Number of a volume's snapshots, and the newest; at a cost that does not rise with their number.
+    pub fn newest_snapshot(&self, volume: VolumeId) -> Option<(usize, SnapshotInfo)> {
+        let lineage = self.lineage.lock();
+        let (member, count) = lineage.newest_snapshot(volume)?;
+        Some((count, self.info(&lineage, member).ok()?))
+    }
+
     /// The snapshot of that name.
     pub fn snapshot(&self, volume: VolumeId, name: &str) -> Result<SnapshotInfo> {
         let lineage = self.lineage.lock();

@@ -180,6 +180,12 @@ impl Lineage {
         self.volumes.get(&volume)?.numbers.get(&number).copied()
     }
 
+    /// The newest of a volume's snapshots, and how many there are.
+    pub fn newest_snapshot(&self, volume: VolumeId) -> Option<(MemberId, usize)> {
+        let numbers = &self.volumes.get(&volume)?.numbers;
+        numbers.last_key_value().map(|(_, member)| (*member, numbers.len()))
+    }
+
     /// A member's state, to be swept or set.
     pub fn root_mut(&mut self, id: MemberId) -> Option<&mut Root> {
         self.members.get_mut(&id)?.root.as_mut()

@@ -1,0 +1,142 @@
+//! `copy_file_range`: whole blocks are shared, from snapshots too; everything else is copied.
+//!
+//! Lock order: while the head is held a snapshot's view is read, never the other way round.
+
+use std::ops::ControlFlow;
+
+use super::error::Error;
+use super::file::{BLOCK, read_at};
+use super::records::Records;
+use super::write::Settle;
+use super::{Filesystem, NodeId};
+use crate::format::{Edit, Extent, ExtentKind, FileKind, InodeFlags, InodeNo, MAX_FILE_SIZE};
+use crate::pool::{Intent, ReadExtents, Reader, Source};
+
+/// Blocks that one call shares at most: 256 MiB, whose checksums take a quarter of a journal record.
+const MAX_SHARED_BLOCKS: u64 = 65536;
+/// Extents that one call shares at most.
+const MAX_SHARED_EXTENTS: usize = 2048;
+/// Bytes that one call copies at most.
+const MAX_COPY: u64 = 1 << 20;
+
+impl Filesystem {
+    /// Copies bytes from one file into another, or within one; returns how many, possibly fewer than asked
+    /// for: the caller goes on behind them. 0 at the source's end.
+    ///
+    /// Whole blocks at block offsets are shared, not copied.
+    pub fn copy_file_range(
+        &self,
+        src: NodeId,
+        src_offset: u64,
+        dst: NodeId,
+        dst_offset: u64,
+        len: u64,
+    ) -> Result<u64, Error> {
+        let copy = || {
+            let to = self.writable(dst)?;
+            let (source, from) = self.source_of(src)?;
+            let inode = {
+                let guard = source.read()?;
+                guard.reader().inode(from)?
+            };
+            self.regular(to)?;
+            match inode.kind() {
+                FileKind::Regular => {}
+                FileKind::Directory => return Err(Error::IsDirectory),
+                _ => return Err(Error::Invalid),
+            }
+            let len = len.min(inode.size.saturating_sub(src_offset));
+            if len == 0 {
+                return Ok(0);
+            }
+            let end = dst_offset.checked_add(len).filter(|end| *end <= MAX_FILE_SIZE);
+            end.ok_or(Error::FileTooBig)?;
+            if src == dst && src_offset < dst_offset + len && dst_offset < src_offset + len {
+                return Err(Error::Invalid);
+            }
+            let aligned = src_offset.is_multiple_of(BLOCK)
+                && dst_offset.is_multiple_of(BLOCK)
+                && len >= BLOCK;
+            if aligned && !inode.flags.has(InodeFlags::INLINE) {
+                let blocks = (len / BLOCK).min(MAX_SHARED_BLOCKS);
+                let part = Part { source: &source, ino: from, block: src_offset / BLOCK, blocks };
+                return self.share(part, to, dst_offset / BLOCK);
+            }
+            let mut buf = vec![0; len.min(MAX_COPY) as usize];
+            let done = if self.is_mutable(src) {
+                let _content = self.content.shared(from);
+                read_at(&source, from, src_offset, &mut buf)?
+            } else {
+                read_at(&source, from, src_offset, &mut buf)?
+            };
+            if done > 0 {
+                let _content = self.content.exclusive(to);
+                self.write_parts(to, dst_offset, &buf[..done], Settle::CHANGED)?;
+            }
+            Ok(done as u64)
+        };
+        let result = copy();
+        self.report(dst, result)
+    }
+
+    /// Lets a range of a live file refer to the blocks of another file; returns the bytes that it does for.
+    fn share(&self, part: Part<'_>, to: InodeNo, dst_block: u64) -> Result<u64, Error> {
+        let _content = self.content.exclusive(to);
+        if self.regular(to)?.flags.has(InodeFlags::INLINE) {
+            self.move_out(to)?;
+        }
+        let mut tx = self.begin(Intent::Grow)?;
+        let (blocks, shared) = match part.source {
+            Source::Head(_) => part.extents(&tx.reader())?,
+            Source::Snapshot(_) => part.extents(&part.source.read()?.reader())?,
+        };
+        if blocks == 0 {
+            return Ok(0);
+        }
+        let mut inode = tx.inode(to)?;
+        inode.size = inode.size.max((dst_block + blocks) * BLOCK);
+        Settle::CHANGED.apply(&mut tx, to, &mut inode)?;
+        tx.put_inode(to, &inode);
+        tx.unmap(to, dst_block, blocks);
+        for (block, extent) in shared {
+            let block = dst_block + (block - part.block);
+            tx.push(Edit::Map { ino: to, block, extent, shared: true });
+        }
+        tx.commit()?;
+        Ok(blocks * BLOCK)
+    }
+}
+
+/// Whole blocks of a file that are to be shared.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    source: &'a Source,
+    ino: InodeNo,
+    block: u64,
+    blocks: u64,
+}
+
+impl Part<'_> {
+    /// Returns for how many blocks sharing goes, and the written extents among them.
+    fn extents(&self, reader: &Reader<'_>) -> Result<(u64, Vec<(u64, Extent)>), Error> {
+        let inode = reader.inode(self.ino)?;
+        // It may have been cut, or have gone to the leaf, since it was looked at.
+        let blocks = self.blocks.min((inode.size / BLOCK).saturating_sub(self.block));
+        if inode.flags.has(InodeFlags::INLINE) || blocks == 0 {
+            return Ok((0, Vec::new()));
+        }
+        let mut shared = Vec::new();
+        let mut end = self.block + blocks;
+        reader.extents(self.ino, self.block, end, &mut |block, extent| {
+            if shared.len() == MAX_SHARED_EXTENTS {
+                end = block;
+                return ControlFlow::Break(());
+            }
+            if extent.kind == ExtentKind::Written {
+                shared.push((block, extent));
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok((end - self.block, shared))
+    }
+}
