@@ -27,13 +27,15 @@ impl Hasher for BlockHasher {
 struct Slot {
     node: Arc<Node>,
     used: bool,
+    /// Place in the ring.
+    at: usize,
 }
 
-/// One shard: a ring of nodes and a hand that sweeps it.
+/// One shard: nodes by address, and a ring of their addresses with a hand that sweeps it.
 #[derive(Debug)]
 pub(super) struct Clock {
-    index: HashMap<BlockNo, usize, BuildHasherDefault<BlockHasher>>,
-    ring: Vec<Slot>,
+    slots: HashMap<BlockNo, Slot, BuildHasherDefault<BlockHasher>>,
+    ring: Vec<BlockNo>,
     hand: usize,
     bytes: usize,
     limit: usize,
@@ -42,7 +44,7 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn new(limit: usize) -> Self {
-        Clock { index: HashMap::default(), ring: Vec::new(), hand: 0, bytes: 0, limit, hits: 0 }
+        Clock { slots: HashMap::default(), ring: Vec::new(), hand: 0, bytes: 0, limit, hits: 0 }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -54,48 +56,48 @@ impl Clock {
     }
 
     pub(super) fn get(&mut self, addr: BlockNo) -> Option<Arc<Node>> {
-        let slot = &mut self.ring[*self.index.get(&addr)?];
+        let slot = self.slots.get_mut(&addr)?;
         slot.used = true;
         self.hits += 1;
         Some(Arc::clone(&slot.node))
     }
 
     pub(super) fn insert(&mut self, node: Arc<Node>) {
-        self.remove(node.addr);
+        let addr = node.addr;
+        self.remove(addr);
         self.bytes += node.memory_bytes();
-        self.index.insert(node.addr, self.ring.len());
-        self.ring.push(Slot { node, used: false });
+        self.slots.insert(addr, Slot { node, used: false, at: self.ring.len() });
+        self.ring.push(addr);
         while self.bytes > self.limit && self.ring.len() > 1 {
             self.evict();
         }
     }
 
-    /// Drops the first slot under the hand that was not used since the hand passed it last.
+    /// Drops the first node under the hand that was not used since the hand passed it last.
     fn evict(&mut self) {
         loop {
             if self.hand >= self.ring.len() {
                 self.hand = 0;
             }
-            // The newest slot, last in the ring, is what the caller is about to use.
+            // The newest, last in the ring, is what the caller is about to use.
             let newest = self.hand + 1 == self.ring.len();
-            let slot = &mut self.ring[self.hand];
-            if slot.used || newest {
-                slot.used = false;
-                self.hand += 1;
-                continue;
+            let addr = self.ring[self.hand];
+            match self.slots.get_mut(&addr) {
+                Some(slot) if slot.used || newest => {
+                    slot.used = false;
+                    self.hand += 1;
+                }
+                _ => return self.remove(addr),
             }
-            let addr = slot.node.addr;
-            self.remove(addr);
-            return;
         }
     }
 
     pub(super) fn remove(&mut self, addr: BlockNo) {
-        let Some(at) = self.index.remove(&addr) else { return };
-        let slot = self.ring.swap_remove(at);
+        let Some(slot) = self.slots.remove(&addr) else { return };
         self.bytes -= slot.node.memory_bytes();
-        if let Some(moved) = self.ring.get(at) {
-            self.index.insert(moved.node.addr, at);
+        self.ring.swap_remove(slot.at);
+        if let Some(moved) = self.ring.get(slot.at).and_then(|moved| self.slots.get_mut(moved)) {
+            moved.at = slot.at;
         }
     }
 
@@ -120,7 +122,7 @@ mod tests {
             assert!(clock.get(BlockNo(3)).is_some(), "round {round}");
             clock.insert(Arc::new(leaf_at(100 + round)));
             assert!(clock.bytes() <= size * 10);
-            assert_eq!(clock.ring.len(), clock.index.len());
+            assert_eq!(clock.ring.len(), clock.slots.len());
         }
         clock.remove(BlockNo(3));
         assert!(clock.get(BlockNo(3)).is_none());

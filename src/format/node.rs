@@ -29,6 +29,8 @@ pub const NODE_MAGIC: u32 = 0x4e42_6d41;
 pub const NODE_HEADER: usize = 64;
 /// Bytes of a leaf entry without its value.
 pub const LEAF_ENTRY: usize = 20;
+/// Fewest entries for which a guess beats a binary search.
+const MIN_GUESSED: usize = 16;
 /// Bytes of an internal entry.
 pub const INTERNAL_ENTRY: usize = 64;
 /// Most children of an internal node.
@@ -214,8 +216,47 @@ impl Leaf {
     }
 
     /// Finds `key`: `Ok` its index, `Err` the index where it would stand.
+    ///
+    /// Keys are mostly evenly spread (inode numbers, block indices, hashes): a guess from the first and the
+    /// last key lands next to the place, where a binary search would touch a cache line at every step.
     pub fn search(&self, key: Key) -> Result<usize, usize> {
-        let (mut low, mut high) = (0, self.count);
+        let last = self.count.saturating_sub(1);
+        if last < MIN_GUESSED {
+            return self.search_between(key, 0, self.count);
+        }
+        let (low_key, high_key) = (self.key(0), self.key(last));
+        if key <= low_key {
+            return if key == low_key { Ok(0) } else { Err(0) };
+        }
+        if key >= high_key {
+            return if key == high_key { Ok(last) } else { Err(self.count) };
+        }
+        let span = high_key.0 - low_key.0;
+        let shift = (96 - span.leading_zeros().min(96)).min(96);
+        let (offset, span) = (((key.0 - low_key.0) >> shift) as u64, (span >> shift) as u64);
+        let guess = (offset * last as u64 / span.max(1)) as usize;
+        let (mut low, mut high) = (1, last);
+        let mut step = 1;
+        if self.key(guess) < key {
+            low = guess + 1;
+            while low + step < high && self.key(low + step) < key {
+                low += step + 1;
+                step *= 2;
+            }
+            high = high.min(low + step + 1);
+        } else {
+            high = (guess + 1).min(high);
+            while high > low + step && self.key(high - 1 - step) > key {
+                high -= step + 1;
+                step *= 2;
+            }
+            low = low.max(high.saturating_sub(step + 1));
+        }
+        self.search_between(key, low, high)
+    }
+
+    /// Binary search: the entries before `low` are smaller, those from `high` on larger.
+    fn search_between(&self, key: Key, mut low: usize, mut high: usize) -> Result<usize, usize> {
         while low < high {
             let middle = (low + high) / 2;
             match self.key(middle).cmp(&key) {
@@ -454,6 +495,21 @@ mod tests {
             left.append(&right);
             prop_assert_eq!(left.used_bytes(), back.used_bytes());
             prop_assert_eq!(left.len(), back.len());
+        }
+
+        /// Every key is found, and every other's place, however the keys are spread.
+        #[test]
+        fn search_finds_every_place(mut ids in prop::collection::vec(prop_oneof![0u64..300, any::<u64>(), (0u64..40).prop_map(|n| 1 << n)], 1..400), probes in prop::collection::vec(any::<u64>(), 20)) {
+            ids.sort_unstable();
+            ids.dedup();
+            let mut leaf = Leaf::default();
+            for (at, id) in ids.iter().enumerate() {
+                leaf.insert(at, key(*id), b"v");
+            }
+            for id in ids.iter().flat_map(|id| [id.saturating_sub(1), *id, id.saturating_add(1)]).chain(probes) {
+                let expected = ids.binary_search(&id);
+                prop_assert_eq!(leaf.search(key(id)), expected, "{}", id);
+            }
         }
 
         /// Any page at all decodes to a node or an error.
