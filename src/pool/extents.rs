@@ -9,8 +9,8 @@ use std::ops::ControlFlow;
 
 use crate::btree::{Error, Reader, Store};
 use crate::format::{
-    DeadRef, Edit, Epoch, Extent, ExtentKind, InodeNo, Key, KeyKind, MAX_EXTENT_BLOCKS, MAX_SUB,
-    Run,
+    BLOCK_SIZE, DeadRef, Edit, Epoch, Extent, ExtentKind, InodeNo, Key, KeyKind, MAX_EXTENT_BLOCKS,
+    MAX_SUB, Run,
 };
 use crate::snapshot::Root;
 
@@ -226,28 +226,28 @@ pub(super) fn for_each_extent(
     })
 }
 
-/// Returns the parts of a written extent whose blocks have the checksums that it says, read by `read`.
-pub(super) fn valid_parts(
+/// Returns the blocks of a written extent that do not have the checksums that it says, read by `read`.
+pub(super) fn invalid_parts(
     extent: &Extent,
     read: &mut dyn FnMut(u64, &mut [u8]) -> std::io::Result<()>,
-) -> std::io::Result<Vec<(u32, Extent)>> {
+) -> std::io::Result<Vec<Run>> {
     if extent.kind == ExtentKind::Preallocated {
-        return Ok(vec![(0, extent.clone())]);
+        return Ok(Vec::new());
     }
-    let mut bytes = vec![0; extent.len_blocks as usize * crate::format::BLOCK_SIZE];
+    let mut bytes = vec![0; extent.len_blocks as usize * BLOCK_SIZE];
     read(extent.addr.offset_bytes(), &mut bytes)?;
-    let good = |(block, sum): (&[u8], &u32)| crc32c::crc32c(block) == *sum;
-    let blocks = bytes.chunks(crate::format::BLOCK_SIZE).zip(&extent.checksums);
-    let valid: Vec<bool> = blocks.map(good).collect();
-    let mut parts = Vec::new();
+    let blocks = bytes.chunks(BLOCK_SIZE).zip(&extent.checksums);
+    let valid: Vec<bool> = blocks.map(|(block, sum)| crc32c::crc32c(block) == *sum).collect();
+    let mut invalid = Vec::new();
     let mut at = 0;
     for same in valid.chunk_by(|a, b| a == b) {
-        if same[0] {
-            parts.push((at, extent.part(at, same.len() as u32)));
+        let len = same.len() as u32;
+        if !same[0] {
+            invalid.push(extent.sub_run(at, len));
         }
-        at += same.len() as u32;
+        at += len;
     }
-    Ok(parts)
+    Ok(invalid)
 }
 
 /// Bucket of a head's deadlist for a reference of that birth: the oldest ancestor that has it.

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use super::checkpoint::{CATALOG, CheckpointState};
-use super::extents::valid_parts;
+use super::extents::invalid_parts;
 use super::space::clean_bytes;
 use super::store::{HeadStore, NO_EPOCH};
 use super::volume::Head;
@@ -28,9 +28,9 @@ use crate::btree::{self, Load, Reader, Store, Tree};
 use crate::cache::{self, Child, Node, NodeCache};
 use crate::device::{BlockDevice, Storage};
 use crate::format::{
-    BLOCK_SIZE, BlockNo, Edit, Epoch, FIRST_OBJECT, Hash, Key, MAX_BLOCKS, MemberId, MemberKind,
-    NodePtr, Record, RegionImage, RootRecord, SLOT_OFFSETS, SLOT_SIZE, SUPERBLOCK_BYTES, Seq,
-    SlotError, Superblock, VolumeId,
+    BLOCK_SIZE, BlockNo, Edit, Epoch, Extent, FIRST_OBJECT, Hash, Key, MAX_BLOCKS, MemberId,
+    MemberKind, NodePtr, Record, RegionImage, RootRecord, SLOT_OFFSETS, SLOT_SIZE,
+    SUPERBLOCK_BYTES, Seq, SlotError, Superblock, VolumeId,
 };
 use crate::journal::{Journal, Position};
 use crate::snapshot::{self, Lineage, Root};
@@ -189,9 +189,12 @@ impl Pool {
             self.prepare_replay(&record)?;
             decoded.push(record);
         }
+        let mut lost = Lost::new();
         for record in &decoded {
             match record {
-                Record::Commit { volume, edits } => self.replay_commit(*volume, edits)?,
+                Record::Commit { volume, edits } => {
+                    self.replay_commit(*volume, edits, &mut lost)?;
+                }
                 other => self.apply_lineage(other)?,
             }
         }
@@ -217,29 +220,23 @@ impl Pool {
         Ok(())
     }
 
-    fn replay_commit(&self, volume: VolumeId, edits: &[Edit]) -> Result<()> {
+    fn replay_commit(&self, volume: VolumeId, edits: &[Edit], lost: &mut Lost) -> Result<()> {
         let volume = self.volume_by_id(volume)?;
         let mut edits_now = Vec::with_capacity(edits.len());
         for edit in edits {
-            match edit {
-                Edit::Map { ino, block, extent, shared: false } => {
-                    let mut read = |at, buf: &mut [u8]| self.storage.data.read_at(at, buf);
-                    let parts =
-                        valid_parts(extent, &mut read).map_err(Error::io("reading data"))?;
-                    let mut lost = vec![(0, extent.len_blocks)];
-                    for (skip, part) in parts {
-                        let (from, len) = lost.pop().unwrap_or_default();
-                        lost.push((from, skip - from));
-                        let behind = skip + part.len_blocks;
-                        lost.push((behind, (from + len).saturating_sub(behind)));
-                        let (ino, block) = (*ino, block + u64::from(skip));
-                        edits_now.push(Edit::Map { ino, block, extent: part, shared: false });
-                    }
-                    let lost = lost.into_iter().filter(|(_, len)| *len > 0);
-                    let runs: Vec<_> = lost.map(|(skip, len)| extent.sub_run(skip, len)).collect();
-                    self.free_runs(&runs);
-                }
-                other => edits_now.push(other.clone()),
+            let Edit::Map { ino, block, extent, shared } = edit else {
+                edits_now.push(edit.clone());
+                continue;
+            };
+            if !shared {
+                let mut read = |at, buf: &mut [u8]| self.storage.data.read_at(at, buf);
+                let gone = invalid_parts(extent, &mut read).map_err(Error::io("reading data"))?;
+                lost.extend(gone.iter().map(|run| (run.start.0, run.end())));
+                self.free_runs(&gone);
+            }
+            for (skip, extent) in parts_left(extent, lost) {
+                let (ino, block) = (*ino, block + u64::from(skip));
+                edits_now.push(Edit::Map { ino, block, extent, shared: *shared });
             }
         }
         let mut head = volume.head.write();
@@ -251,6 +248,30 @@ impl Pool {
         self.drop_nodes(head.parent_epoch, &head.ancestors, &store.retired, &mut head.dead);
         Ok(())
     }
+}
+
+/// Blocks of mapped extents that a power cut kept from the disk, as start and end of ranges. What shares them
+/// has lost them too.
+type Lost = BTreeMap<u64, u64>;
+
+/// Returns what is left of an extent without the lost blocks, each part with its offset in the extent.
+fn parts_left(extent: &Extent, lost: &Lost) -> Vec<(u32, Extent)> {
+    let (start, end) = (extent.addr.0, extent.run().end());
+    let mut parts = Vec::new();
+    let mut at = start;
+    let mut push = |from: u64, to: u64| {
+        if from < to {
+            let skip = (from - start) as u32;
+            parts.push((skip, extent.part(skip, (to - from) as u32)));
+        }
+    };
+    let before = lost.range(..start).next_back().filter(|(_, to)| **to > start);
+    for (from, to) in before.into_iter().chain(lost.range(start..end)) {
+        push(at, (*from).max(start));
+        at = (*to).min(end);
+    }
+    push(at, end);
+    parts
 }
 
 /// Nodes of a pool that is being made: only in memory.

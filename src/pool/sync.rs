@@ -25,7 +25,8 @@ struct Entry {
     /// Blocks written since the last freeze.
     runs: Vec<Run>,
     blocks: u64,
-    /// Whether blocks from before the last freeze are unsynced too.
+    /// Whether there is more that is unsynced, which may not be copied: blocks from before the last freeze,
+    /// too many, or those of another file.
     older: bool,
     /// Time of the last addition, in [`State::stamp`].
     stamp: u64,
@@ -57,6 +58,15 @@ impl Unsynced {
             // Too much to copy: where it lies does not matter any more.
             _ => entry.older = true,
         }
+    }
+
+    /// Notes that `file` now refers to blocks of other files, which may be unsynced.
+    pub(super) fn add_shared(&self, file: File) {
+        let state = &mut *self.state.lock();
+        state.stamp += 1;
+        let entry = state.files.entry(file).or_default();
+        entry.stamp = state.stamp;
+        entry.older = true;
     }
 
     /// Begins a checkpoint: what is noted so far must not be copied any more. Returns the time of it.

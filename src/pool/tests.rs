@@ -262,3 +262,50 @@ fn damage_is_an_error_and_not_other_data() {
     assert_eq!(read(&volume.source(), InodeNo(5), 0, 2), filled(1, 2));
     assert_eq!(read(&volume.source(), InodeNo(5), 3, 1), filled(1, 1));
 }
+
+#[test]
+fn what_shares_blocks_that_a_power_cut_lost_has_lost_them_too() {
+    let (storage, pool, volume) = new_pool(64 << 20);
+    pool.checkpoint().unwrap();
+    write(&volume, InodeNo(5), 0, &filled(1, 6)).unwrap();
+    let mut shared = Vec::new();
+    let source = volume.source();
+    source
+        .read()
+        .unwrap()
+        .reader()
+        .extents(InodeNo(5), 0, 6, &mut |block, extent| {
+            shared.push((block, extent));
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+    let update = volume.update(Intent::Grow).unwrap();
+    let mut edits = vec![Edit::Put { key: inode(InodeNo(6)), value: vec![0; 64] }];
+    let copy = |(block, extent): &(u64, crate::format::Extent)| Edit::Map {
+        ino: InodeNo(6),
+        block: *block,
+        extent: extent.clone(),
+        shared: true,
+    };
+    edits.extend(shared.iter().map(copy));
+    update.commit(edits).unwrap();
+    pool.abandon();
+    // Two of the blocks never reached the disk.
+    for block in [1, 4] {
+        let at = shared[0].1.addr.0 + block;
+        storage.data.write_at(at * 4096, &[9; 4096]).unwrap();
+    }
+    let pool = Pool::open(storage.clone(), open_options()).unwrap();
+    let source = pool.volume("main").unwrap().source();
+    let mut expected = filled(1, 6);
+    expected[4096..2 * 4096].fill(0);
+    expected[4 * 4096..5 * 4096].fill(0);
+    for ino in [InodeNo(5), InodeNo(6)] {
+        assert_eq!(read(&source, ino, 0, 6), expected);
+        assert_eq!(blocks_of(&source, ino), 4);
+    }
+    let used = pool.status().used_bytes;
+    settle(&pool);
+    assert_eq!(read(&source, InodeNo(6), 0, 6), expected);
+    assert!(pool.status().used_bytes <= used);
+}

@@ -302,19 +302,23 @@ impl Update<'_> {
     fn finish(&mut self, edits: &[Edit]) {
         let pool = &self.volume.pool;
         pool.changed.store(true, Ordering::Relaxed);
+        for edit in edits {
+            match edit {
+                Edit::Map { ino, shared: true, .. } => {
+                    pool.unsynced.add_shared((self.volume.id, *ino));
+                }
+                Edit::Map { ino, extent, .. } if extent.kind == ExtentKind::Written => {
+                    pool.unsynced.add((self.volume.id, *ino), extent.run());
+                }
+                _ => {}
+            }
+        }
         if !self.fresh.is_empty() {
             let mut space = pool.space.lock();
             for fresh in &self.fresh {
                 space.commit_in_flight(fresh.extent.run());
             }
             drop(space);
-            for edit in edits {
-                if let Edit::Map { ino, extent, shared: false, .. } = edit
-                    && extent.kind == ExtentKind::Written
-                {
-                    pool.unsynced.add((self.volume.id, *ino), extent.run());
-                }
-            }
             self.fresh.drain(..).for_each(Fresh::commit);
         }
         if self.head.dead.len() >= MAX_DEAD_BUFFER {
