@@ -77,6 +77,7 @@ impl NodeTable {
         self.lowered(ino, |held| {
             held.opens = held.opens.saturating_sub(1);
             held.write_opens = held.write_opens.saturating_sub(u32::from(writes));
+            held.atime_due &= held.opens > 0;
         })
     }
 

@@ -1,10 +1,21 @@
 //! The file system on a pool in memory.
 
+mod attributes;
 mod content;
+mod copies;
+mod directories;
+mod lifetime;
+mod links;
+mod renames;
+mod snapshots;
+mod threads;
+mod xattrs;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use super::records::Records;
+use super::transaction::Transaction;
 use super::*;
 use crate::device::Storage;
 use crate::pool::{Clock, CreateOptions, OpenOptions, Pool};
@@ -13,7 +24,6 @@ use crate::pool::{Clock, CreateOptions, OpenOptions, Pool};
 pub(super) struct TestClock(AtomicI64);
 
 impl TestClock {
-    #[allow(dead_code)]
     pub(super) fn advance(&self, seconds: i64) {
         self.0.fetch_add(seconds * 1_000_000_000, Ordering::SeqCst);
     }
@@ -40,7 +50,6 @@ pub(super) struct World {
 
 pub(super) const ROOT: NodeId = NodeId::ROOT;
 
-#[allow(dead_code)]
 impl World {
     pub(super) fn new() -> World {
         World::sized(256 << 20, FsOptions::default())
