@@ -5,9 +5,12 @@
 
 use super::bytes::{DecodeError, Decoder, Encoder};
 use super::extent::Extent;
-use super::ids::InodeNo;
+use super::ids::{BlockNo, InodeNo};
 use super::key::{Key, MAX_SUB};
-use super::{MAX_INODE, MAX_VALUE};
+use super::{BLOCK_SIZE, MAX_BLOCKS, MAX_INODE, MAX_VALUE};
+
+/// Most bytes in one [`Edit::Content`].
+pub const MAX_CONTENT_BYTES: usize = 4 * BLOCK_SIZE;
 
 /// One change of a volume's tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +49,14 @@ pub enum Edit {
         /// Number of blocks.
         len_blocks: u64,
     },
+    /// Content of blocks that the same operation maps: replay writes it in place before anything else, so
+    /// that a power cut that keeps the operation keeps the content, fsynced or not.
+    Content {
+        /// First block in the data file.
+        addr: BlockNo,
+        /// Whole blocks, at most [`MAX_CONTENT_BYTES`].
+        bytes: Vec<u8>,
+    },
     /// Removes every key of an inode and what its extents map.
     DeleteInode {
         /// Inode.
@@ -72,6 +83,9 @@ impl Edit {
             }
             Edit::DeleteInode { ino } => {
                 out.u8(6).u64(ino.0);
+            }
+            Edit::Content { addr, bytes } => {
+                out.u8(7).u64(addr.0).u32(bytes.len() as u32).bytes(bytes);
             }
         }
     }
@@ -102,6 +116,15 @@ impl Edit {
                 Ok(Edit::Unmap { ino, block, len_blocks: d.u64("length")? })
             }
             6 => Ok(Edit::DeleteInode { ino: inode(d)? }),
+            7 => {
+                let addr = BlockNo(d.u64("address")?);
+                let len = d.u32("content length")? as usize;
+                if len > MAX_CONTENT_BYTES || !len.is_multiple_of(BLOCK_SIZE) || addr.0 > MAX_BLOCKS
+                {
+                    return Err(d.error("content length"));
+                }
+                Ok(Edit::Content { addr, bytes: d.take(len, "content")?.to_vec() })
+            }
             _ => Err(d.error("edit")),
         }
     }

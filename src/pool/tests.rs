@@ -309,3 +309,31 @@ fn what_shares_blocks_that_a_power_cut_lost_has_lost_them_too() {
     assert_eq!(read(&source, InodeNo(6), 0, 6), expected);
     assert!(pool.status().used_bytes <= used);
 }
+
+#[test]
+fn journaled_content_outlives_a_power_cut_without_an_fsync() {
+    let (storage, pool, volume) = new_pool(64 << 20);
+    let fresh = volume.write_blocks_journaled(&filled(3, 1)).unwrap();
+    let mut update = volume.update(Intent::Grow).unwrap();
+    let mut edits = vec![Edit::Put { key: inode(InodeNo(5)), value: vec![0; 64] }];
+    for part in fresh {
+        edits.push(update.map(InodeNo(5), 0, part));
+    }
+    update.commit(edits).unwrap();
+    let mut addr = None;
+    let source = volume.source();
+    let guard = source.read().unwrap();
+    guard
+        .reader()
+        .extents(InodeNo(5), 0, 1, &mut |_, extent| {
+            addr = Some(extent.addr);
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+    drop(guard);
+    pool.abandon();
+    storage.data.write_at(addr.unwrap().offset_bytes(), &[0; 4096]).unwrap();
+    let pool = Pool::open(storage, open_options()).unwrap();
+    let source = pool.volume("main").unwrap().source();
+    assert_eq!(read(&source, InodeNo(5), 0, 1), filled(3, 1));
+}
