@@ -46,8 +46,8 @@
 //! Replay reserves every run that the journal's tail refers to before it allocates the first node:
 //! the tail never refers to one block twice, by (5).
 //!
-//! Not here on purpose: the reserve that keeps deletes possible on a full pool, and the extra counts
-//! of shared extents, both of which are the pool's.
+//! Not here on purpose: how much is kept back so that deletes are possible on a full pool, and the
+//! extra counts of shared extents, both of which are the pool's.
 
 mod allocator;
 mod checkpoint;
