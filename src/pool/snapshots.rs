@@ -204,9 +204,8 @@ impl Pool {
         self.gather_dead();
         let mut lineage = self.lineage.lock();
         let found = lineage.member(member).filter(|member| member.is_snapshot());
-        let epoch = found.ok_or_else(|| unknown("snapshot", member.0))?.record.epoch;
+        found.ok_or_else(|| unknown("snapshot", member.0))?;
         lineage.delete_snapshot(member, &mut CatalogStore { pool: self })?;
-        let merged = lineage.member(member).is_none();
         drop(lineage);
         // Its readers end before its blocks can be given to anybody.
         let view = self.views.lock().remove(&member).as_ref().and_then(Weak::upgrade);
@@ -215,11 +214,13 @@ impl Pool {
         }
         for volume in self.volumes.read().values() {
             let mut head = volume.head.write();
-            head.parent_epoch = self.lineage.lock().parent_epoch(head.member);
-            // Epochs of ancestors that went together with this one stay: a bucket of such an epoch is as
-            // good as one of the next that is left.
-            if let (true, Ok(at)) = (merged, head.ancestors.binary_search(&epoch)) {
-                head.ancestors.remove(at);
+            let lineage = self.lineage.lock();
+            head.parent_epoch = lineage.parent_epoch(head.member);
+            // Epochs of ancestors that are gone stay until they are many: a bucket of such an epoch is as
+            // good as one of the next that is left. The deleted one's can't be taken out by its number,
+            // which in a group is that of another volume's snapshot too.
+            if head.ancestors.len() > 2 * lineage.member_count() + 64 {
+                head.ancestors = lineage.ancestor_epochs(head.member);
             }
         }
         Ok(())

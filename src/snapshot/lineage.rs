@@ -161,6 +161,11 @@ impl Lineage {
         self.members.iter().map(|(id, member)| (*id, member))
     }
 
+    /// Number of members.
+    pub fn member_count(&self) -> usize {
+        self.members.len()
+    }
+
     /// A member.
     pub fn member(&self, id: MemberId) -> Option<&Member> {
         self.members.get(&id)
