@@ -409,8 +409,8 @@ impl World {
             .then(|| *self.model.keys().nth(at.index(self.model.len())).unwrap())
     }
 
-    fn apply(&mut self, op: Op) {
-        match op {
+    fn apply(&mut self, op: &Op) {
+        match op.clone() {
             Op::Insert(key, len, byte) => self.insert(key, value(key, len, byte)),
             Op::InsertRun(key, count, len) => {
                 for step in 0..count {
@@ -456,7 +456,7 @@ proptest! {
         cache_bytes in prop_oneof![Just(0u64), Just(64 << 20)],
     ) {
         let mut world = World::new(cache_bytes);
-        ops.into_iter().for_each(|op| world.apply(op));
+        ops.iter().for_each(|op| world.apply(op));
         world.verify();
         world.reopen();
         world.verify();

@@ -338,7 +338,3 @@ impl RootRecord {
         Ok(record)
     }
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
-mod tests;

@@ -78,17 +78,15 @@ impl Filesystem {
         }
         let mut blocks = Vec::with_capacity(2);
         if in_leaf && offset >= BLOCK {
-            let leaf = self.content_block(ino, 0)?;
-            blocks.push((0, self.volume.write_blocks_journaled(&leaf)?));
+            blocks.push((0, self.volume.write_blocks(&self.content_block(ino, 0)?)?));
         }
         let first = offset / BLOCK;
         let skip = (offset % BLOCK) as usize;
         let padded = (skip + data.len()).next_multiple_of(BLOCK_SIZE);
-        let mut whole = Vec::new();
         let written = if padded == data.len() {
-            data
+            self.volume.write_blocks(data)?
         } else {
-            whole.resize(padded, 0);
+            let mut whole = vec![0; padded];
             let last = first + (padded / BLOCK_SIZE) as u64 - 1;
             for edge in [first, last] {
                 // Bytes behind the end of the file are zero, so a block behind it need not be read.
@@ -98,14 +96,9 @@ impl Filesystem {
                 }
             }
             whole[skip..skip + data.len()].copy_from_slice(data);
-            &whole
+            self.volume.write_blocks(&whole)?
         };
-        // What was durable in the leaf must be so in its block.
-        let leaf = if in_leaf && first == 0 { BLOCK_SIZE } else { 0 };
-        let (journaled, plain) = written.split_at(leaf);
-        let mut fresh = self.volume.write_blocks_journaled(journaled)?;
-        fresh.extend(self.volume.write_blocks(plain)?);
-        blocks.push((first, fresh));
+        blocks.push((first, written));
         self.map_written(ino, blocks, end, settle)
     }
 

@@ -64,6 +64,7 @@ pub use error::Error;
 pub use options::{
     Clock, CreateOptions, Intent, OpenOptions, PoolStatus, SnapshotInfo, VolumeInfo,
 };
+pub(crate) use recovery::read_superblock;
 pub use snapshots::check_snapshot_name;
 pub use source::{ReadExtents, ReadGuard, SnapshotView, Source};
 pub use volume::{Fresh, Space, Update, Volume};

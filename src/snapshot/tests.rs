@@ -264,8 +264,8 @@ impl World {
         }
     }
 
-    fn change(&mut self, at: usize, change: Change) {
-        match change {
+    fn change(&mut self, at: usize, change: &Change) {
+        match change.clone() {
             Change::Write(file, block, len) => {
                 self.unmap(at, file, block, u64::from(len));
                 let run = self.blocks.allocate(len);
@@ -460,7 +460,7 @@ impl World {
         match op {
             Op::Change(at, change) => {
                 let Some(at) = self.pick_head(*at) else { return };
-                self.change(at, change.clone());
+                self.change(at, change);
             }
             Op::CreateVolume => self.create_volume(),
             Op::Snapshot(which) => self.group(which),
@@ -714,7 +714,7 @@ proptest! {
         for round in 0..4 {
             for block in 0..many {
                 // Every second block each time: no two dead references join.
-                world.change(0, Change::Write(2, block * 2, 1));
+                world.change(0, &Change::Write(2, block * 2, 1));
             }
             if round < 3 {
                 world.apply(&Op::Snapshot(vec![order[0]]));
@@ -771,14 +771,14 @@ proptest! {
 fn a_large_tree_is_freed_in_steps() {
     let mut world = World::new();
     let file = |n: u64| Change::Inline(2 + n * 7 % 1000, 4300);
-    (0..1000).for_each(|n| world.change(0, file(n)));
+    (0..1000).for_each(|n| world.change(0, &file(n)));
     assert!(world.heads[0].tree.level >= 2);
     let epoch = world.blocks.epoch;
     world.freeze(0, "monday", epoch);
     world.blocks.epoch.0 += 1;
     for n in 0..300 {
-        world.change(0, file(n));
-        world.change(0, Change::Write(2 + n, n, 2));
+        world.change(0, &file(n));
+        world.change(0, &Change::Write(2 + n, n, 2));
     }
     world.buffer_all();
     let head = world.heads.pop().unwrap();
