@@ -338,3 +338,7 @@ impl RootRecord {
         Ok(record)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests;

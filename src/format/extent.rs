@@ -112,3 +112,95 @@ impl Extent {
         Ok(Extent { addr, birth, len_blocks, kind, checksums })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::format::{MAX_BLOCKS, MAX_VALUE};
+
+    fn extent() -> impl Strategy<Value = Extent> {
+        let checksums = prop::collection::vec(any::<u32>(), 1..=MAX_EXTENT_BLOCKS as usize);
+        (0..=MAX_BLOCKS, any::<u64>(), checksums, any::<bool>()).prop_map(
+            |(addr, birth, checksums, written)| Extent {
+                addr: BlockNo(addr),
+                birth: Epoch(birth),
+                len_blocks: checksums.len() as u32,
+                kind: if written { ExtentKind::Written } else { ExtentKind::Preallocated },
+                checksums: if written { checksums } else { Vec::new() },
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn extents_come_back(
+            extent in extent(), at in any::<prop::sample::Index>(), byte: u8,
+        ) {
+            let mut bytes = extent.to_bytes();
+            prop_assert!(bytes.len() <= MAX_VALUE);
+            prop_assert_eq!(Extent::decode(&bytes), Ok(extent));
+            let at = at.index(bytes.len());
+            prop_assert!(Extent::decode(&bytes[..at]).is_err());
+            prop_assert!(Extent::decode(&[bytes.as_slice(), &[0]].concat()).is_err());
+            bytes[at] = byte;
+            if let Ok(changed) = Extent::decode(&bytes) {
+                prop_assert_eq!(changed.to_bytes(), bytes);
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_decode_to_themselves_or_fail(
+            bytes in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..60),
+                prop::collection::vec(0u8..3, 0..60),
+            ],
+        ) {
+            if let Ok(extent) = Extent::decode(&bytes) {
+                prop_assert_eq!(extent.to_bytes(), bytes);
+            }
+        }
+
+        #[test]
+        fn a_part_is_what_is_in_its_place(
+            extent in extent(), from in any::<prop::sample::Index>(), to in any::<prop::sample::Index>(),
+        ) {
+            let skip = from.index(extent.len_blocks as usize);
+            let len = 1 + to.index(extent.len_blocks as usize - skip);
+            let part = extent.part(skip as u32, len as u32);
+            prop_assert_eq!(part.run(), extent.sub_run(skip as u32, len as u32));
+            prop_assert_eq!((part.kind, part.birth), (extent.kind, extent.birth));
+            let sums = if extent.checksums.is_empty() { &[][..] } else { &extent.checksums[skip..skip + len] };
+            prop_assert_eq!(&part.checksums, sums);
+        }
+    }
+
+    #[test]
+    fn fields_out_of_range_are_refused() {
+        let good = Extent {
+            addr: BlockNo(MAX_BLOCKS),
+            birth: Epoch(1),
+            len_blocks: 1,
+            kind: ExtentKind::Written,
+            checksums: vec![5],
+        };
+        assert_eq!(Extent::decode(&good.to_bytes()), Ok(good.clone()));
+        let changes = [
+            (0, 1, "length"),
+            (16, 0, "length"),
+            (17, 2, "length"),
+            (20, 2, "kind"),
+            (22, 1, "reserved"),
+        ];
+        for (at, byte, field) in changes {
+            let mut bad = good.to_bytes();
+            bad[at] = byte;
+            assert_eq!(Extent::decode(&bad).unwrap_err().field, field, "byte {at}");
+        }
+        let mut sums = good.to_bytes();
+        sums[20] = ExtentKind::Preallocated as u8;
+        assert_eq!(Extent::decode(&sums).unwrap_err().field, "trailing bytes");
+    }
+}

@@ -148,3 +148,79 @@ impl Key {
         Key(self.0.saturating_add(1))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::format::MAX_INODE;
+
+    const KINDS: [KeyKind; 15] = [
+        KeyKind::Inode,
+        KeyKind::Inline,
+        KeyKind::Xattr,
+        KeyKind::XattrChunk,
+        KeyKind::Dirent,
+        KeyKind::Extent,
+        KeyKind::Orphan,
+        KeyKind::Volume,
+        KeyKind::Member,
+        KeyKind::Bucket,
+        KeyKind::Chunk,
+        KeyKind::Reclaim,
+        KeyKind::Shared,
+        KeyKind::Root,
+        KeyKind::Region,
+    ];
+
+    fn parts() -> impl Strategy<Value = (u64, KeyKind, u64)> {
+        // Small numbers make equal ids and kinds likely.
+        let id = prop_oneof![0u64..3, any::<u64>()];
+        (id, prop::sample::select(&KINDS[..]), prop_oneof![0u64..3, 0..=MAX_SUB])
+    }
+
+    proptest! {
+        #[test]
+        fn keys_are_ordered_by_id_then_kind_then_sub(a in parts(), b in parts()) {
+            let (key_a, key_b) = (Key::new(a.0, a.1, a.2), Key::new(b.0, b.1, b.2));
+            prop_assert_eq!(key_a.cmp(&key_b), a.cmp(&b));
+            prop_assert_eq!((key_a.id(), key_a.kind(), key_a.sub()), (a.0, a.1 as u8, a.2));
+            prop_assert!(KINDS.iter().all(|kind| key_a.is(*kind) == (*kind == a.1)));
+            prop_assert!(Key::first_of(a.0) <= key_a && key_a <= Key::last_of(a.0));
+            prop_assert_eq!(Key::last_of(a.0).successor().0, (u128::from(a.0) + 1) << 64);
+        }
+    }
+
+    #[test]
+    fn kinds_are_told_apart_by_their_numbers() {
+        assert!(KINDS.windows(2).all(|pair| (pair[0] as u8) < pair[1] as u8));
+    }
+
+    #[test]
+    fn tables_stand_before_objects_and_do_not_meet() {
+        let tables = [
+            Key::volume(VolumeId(MAX_SUB)),
+            Key::member(MemberId(MAX_SUB)),
+            Key::reclaim(MAX_SUB),
+            Key::shared(BlockNo(MAX_SUB)),
+        ];
+        assert!(tables.is_sorted());
+        let objects = [
+            Key::bucket(FIRST_OBJECT, Epoch(MAX_SUB)),
+            Key::chunk(FIRST_OBJECT + 1),
+            Key::chunk(u64::MAX),
+        ];
+        assert!(tables[3] < objects[0] && objects.is_sorted());
+        assert!(Key::root(MemberId(MAX_SUB)) < Key::region(0));
+        assert!(
+            Key::new(0, KeyKind::Orphan, MAX_INODE) < Key::inode(InodeNo(1), KeyKind::Inode, 0)
+        );
+    }
+
+    #[test]
+    fn the_largest_key_has_no_successor() {
+        assert_eq!(Key::MAX.successor(), Key::MAX);
+        assert_eq!(Key::MIN.successor(), Key(1));
+    }
+}

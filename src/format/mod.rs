@@ -27,7 +27,7 @@ pub use catalog::{
     MemberRecord, RootRecord, SharedRecord, VolumeRecord,
 };
 pub use dirent::{Dirent, DirentChain, MAX_SLOT, dirent_chain, name_hash};
-pub use edit::Edit;
+pub use edit::{Edit, MAX_CONTENT_BYTES};
 pub use extent::{Extent, ExtentKind, MAX_EXTENT_BLOCKS};
 pub use frame::{
     FRAME_ALIGN, FRAME_HEADER, FRAME_MAGIC, FrameHeader, MAX_RECORD, frame_bytes, frame_salt,

@@ -330,6 +330,8 @@ mod tests {
             (ino.clone(), any::<u64>(), any::<u64>())
                 .prop_map(|(ino, block, len_blocks)| Edit::Unmap { ino, block, len_blocks }),
             ino.prop_map(|ino| Edit::DeleteInode { ino }),
+            (0u64..1 << 50, 0usize..4)
+                .prop_map(|(a, n)| Edit::Content { addr: BlockNo(a), bytes: vec![3; n * 4096] }),
         ]
         .boxed()
     }

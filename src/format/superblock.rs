@@ -7,7 +7,7 @@
 //! | 12 | 4 | zero |
 //! | 16 | 8 | features that a reader must know |
 //! | 24 | 8 | features that a writer must know |
-//! | 32 | 8 | features that may be ignored |
+//! | 32 | 8 | features that may be ignored; a writer that does not know one clears it |
 //! | 40 | 16 | uuid |
 //! | 56 | 32 | seed of name hashes and of the journal's salt |
 //! | 88 | 8 | generation |
@@ -41,7 +41,8 @@ pub const SLOT_SIZE: usize = BLOCK_SIZE;
 pub const SLOT_OFFSETS: [u64; 2] = [0, 64 * 1024];
 /// Length of the superblock file.
 pub const SUPERBLOCK_BYTES: u64 = 128 * 1024;
-const HASHED: usize = SLOT_SIZE - 32;
+const HASH_LEN: usize = 32;
+const HASHED: usize = SLOT_SIZE - HASH_LEN;
 
 /// What a slot holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +118,11 @@ impl Superblock {
         out.0
     }
 
-    /// Decodes a slot.
+    /// Decodes a slot that takes all of `bytes`.
+    ///
+    /// # Errors
+    /// In this order: no magic, a hash that does not match, a version or feature that is not known here,
+    /// a field that is out of range or not zero where it must be.
     pub fn decode(bytes: &[u8]) -> Result<Superblock, SlotError> {
         let mut d = Decoder::new("superblock", bytes);
         if d.array::<8>("magic")? != MAGIC {
@@ -128,11 +133,14 @@ impl Superblock {
             return Err(SlotError::Checksum);
         }
         let version = d.u32("version")?;
-        d.u32("reserved")?;
+        let reserved = d.u32("reserved")?;
         let (read, write) = (d.u64("read features")?, d.u64("write features")?);
         d.u64("other features")?;
         if version != VERSION || read | write != 0 {
             return Err(SlotError::Unsupported { version, features: read | write });
+        }
+        if reserved != 0 {
+            return Err(DecodeError { record: "superblock", field: "reserved", offset: 12 }.into());
         }
         let superblock = Superblock {
             uuid: d.array("uuid")?,
@@ -153,6 +161,176 @@ impl Superblock {
         if superblock.total_blocks > super::MAX_BLOCKS {
             return Err(DecodeError { record: "superblock", field: "size", offset: 96 }.into());
         }
+        let unused = d.error("unused");
+        if d.take(d.remaining() - HASH_LEN, "unused")?.iter().any(|byte| *byte != 0) {
+            return Err(unused.into());
+        }
         Ok(superblock)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::format::{BlockNo, MAX_BLOCKS, NodePtr};
+
+    fn superblock() -> impl Strategy<Value = Superblock> {
+        let numbers = prop::array::uniform9(any::<u64>());
+        let time = (any::<i64>(), 0u32..1_000_000_000);
+        let root = (0..=MAX_BLOCKS, any::<u64>(), any::<[u8; 32]>(), 0u8..=16);
+        (any::<([u8; 16], [u8; 32], u32)>(), 0..=MAX_BLOCKS, numbers, time, root).prop_map(
+            |(
+                (uuid, seed, tail_chain),
+                total_blocks,
+                n,
+                (sec, nsec),
+                (addr, birth, hash, level),
+            )| {
+                Superblock {
+                    uuid,
+                    seed,
+                    generation: n[0],
+                    total_blocks,
+                    journal_bytes: n[1],
+                    tail_offset: n[2],
+                    tail_seq: n[3],
+                    tail_chain,
+                    epoch: Epoch(n[4]),
+                    next_member: n[5],
+                    next_volume: n[6],
+                    next_object: n[7],
+                    created: Timestamp { sec, nsec },
+                    root: RootRecord {
+                        ptr: NodePtr { addr: BlockNo(addr), birth: Epoch(birth), hash: Hash(hash) },
+                        level,
+                        nodes: n[8],
+                        data_blocks: n[0] ^ n[8],
+                        next_inode: n[1] ^ n[8],
+                    },
+                }
+            },
+        )
+    }
+
+    fn any_one() -> Superblock {
+        let ptr = NodePtr { addr: BlockNo(4), birth: Epoch(0), hash: Hash([7; 32]) };
+        Superblock {
+            uuid: [1; 16],
+            seed: [2; 32],
+            generation: 3,
+            total_blocks: 4096,
+            journal_bytes: 1 << 20,
+            tail_offset: 8,
+            tail_seq: 9,
+            tail_chain: 10,
+            epoch: Epoch(11),
+            next_member: 12,
+            next_volume: 13,
+            next_object: 14,
+            created: Timestamp { sec: 15, nsec: 16 },
+            root: RootRecord { ptr, level: 1, nodes: 2, data_blocks: 0, next_inode: 0 },
+        }
+    }
+
+    /// Gives a changed slot the hash that it then needs.
+    fn seal(bytes: &mut [u8]) {
+        let hash = blake3::hash(&bytes[..HASHED]);
+        bytes[HASHED..].copy_from_slice(hash.as_bytes());
+    }
+
+    /// The error of a slot with `value` at byte `at`, its hash put right.
+    fn changed(at: usize, value: u8) -> SlotError {
+        let mut bytes = any_one().to_bytes();
+        bytes[at] = value;
+        seal(&mut bytes);
+        Superblock::decode(&bytes).unwrap_err()
+    }
+
+    #[test]
+    fn another_version_or_an_unknown_feature_is_refused() {
+        for (at, version, features) in [(8, 2, 0), (16, 1, 2), (24, 1, 2), (31, 1, 2 << 56)] {
+            let expected = SlotError::Unsupported { version, features };
+            assert_eq!(changed(at, 2), expected, "byte {at}");
+        }
+        assert_eq!(changed(8, 0), SlotError::Unsupported { version: 0, features: 0 });
+    }
+
+    #[test]
+    fn a_feature_that_may_be_ignored_is_ignored_and_then_cleared() {
+        let mut bytes = any_one().to_bytes();
+        bytes[32..40].fill(0xff);
+        seal(&mut bytes);
+        let found = Superblock::decode(&bytes).unwrap();
+        assert_eq!(found, any_one());
+        assert_eq!(found.to_bytes()[32..40], [0; 8]);
+    }
+
+    #[test]
+    fn every_changed_bit_is_noticed() {
+        let good = any_one().to_bytes();
+        for at in 0..SLOT_SIZE {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << (at % 8);
+            let expected = if at < 8 { SlotError::Magic } else { SlotError::Checksum };
+            assert_eq!(Superblock::decode(&bad), Err(expected), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_slot_has_its_length() {
+        let good = any_one().to_bytes();
+        assert_eq!(good.len(), SLOT_SIZE);
+        for len in (0..SLOT_SIZE).step_by(61).chain([SLOT_SIZE - 1]) {
+            assert!(Superblock::decode(&good[..len]).is_err(), "{len} bytes");
+        }
+        let long = [good.as_slice(), &[0]].concat();
+        assert_eq!(Superblock::decode(&long), Err(SlotError::Checksum));
+    }
+
+    #[test]
+    fn what_must_be_zero_is_checked() {
+        for at in (12..16).chain([249, 1000, HASHED - 1]) {
+            let SlotError::Decode(error) = changed(at, 1) else { panic!("byte {at}") };
+            let expected = if at < 16 { ("reserved", 12) } else { ("unused", 249) };
+            assert_eq!((error.field, error.offset), expected, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn fields_out_of_range_are_refused() {
+        for (at, field) in [(103, "size"), (171, "nanoseconds"), (179, "child address")] {
+            let SlotError::Decode(error) = changed(at, 0xff) else { panic!("byte {at}") };
+            assert_eq!(error.field, field);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_slot_decodes_to_itself(superblock in superblock()) {
+            prop_assert_eq!(Superblock::decode(&superblock.to_bytes()), Ok(superblock));
+        }
+
+        #[test]
+        fn any_sealed_bytes_decode_to_themselves_or_fail(
+            superblock in superblock(),
+            changes in prop::collection::vec((0..300usize, any::<u8>()), 0..6),
+        ) {
+            let mut bytes = superblock.to_bytes();
+            changes.into_iter().for_each(|(at, value)| bytes[at] = value);
+            seal(&mut bytes);
+            if let Ok(found) = Superblock::decode(&bytes) {
+                bytes[32..40].fill(0);
+                seal(&mut bytes);
+                prop_assert_eq!(found.to_bytes(), bytes);
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_no_superblock(bytes in prop::collection::vec(any::<u8>(), 0..9000)) {
+            prop_assert!(Superblock::decode(&bytes).is_err());
+        }
     }
 }

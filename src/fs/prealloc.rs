@@ -101,7 +101,7 @@ impl Filesystem {
 
     /// Moves a small file's content from the leaf to a block. The content lock is held exclusively.
     pub(super) fn move_out(&self, ino: InodeNo) -> Result<(), Error> {
-        let fresh = self.volume.write_blocks(&self.content_block(ino, 0)?)?;
+        let fresh = self.volume.write_blocks_journaled(&self.content_block(ino, 0)?)?;
         let mut tx = self.begin(Intent::Grow)?;
         let mut inode = tx.inode(ino)?;
         leave_leaf(&mut tx, ino, &mut inode);

@@ -87,7 +87,7 @@ impl Filesystem {
         if inode.flags.has(InodeFlags::INLINE) {
             let mut block = self.content_block(ino, 0)?;
             if size > MAX_INLINE as u64 {
-                return Ok(Tail::Block(0, self.volume.write_blocks(&block)?));
+                return Ok(Tail::Block(0, self.volume.write_blocks_journaled(&block)?));
             }
             block.truncate(inode.size.min(size) as usize);
             block.resize(size as usize, 0);
@@ -104,7 +104,8 @@ impl Filesystem {
             return Ok(Tail::Leaf(block));
         }
         block[len..].fill(0);
-        Ok(Tail::Block(last, self.volume.write_blocks(&block)?))
+        // Were it lost to a power cut and the size not, the old bytes would show when the file grows again.
+        Ok(Tail::Block(last, self.volume.write_blocks_journaled(&block)?))
     }
 
     /// Whether a block of a live file holds data.

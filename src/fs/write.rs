@@ -78,15 +78,17 @@ impl Filesystem {
         }
         let mut blocks = Vec::with_capacity(2);
         if in_leaf && offset >= BLOCK {
-            blocks.push((0, self.volume.write_blocks(&self.content_block(ino, 0)?)?));
+            let leaf = self.content_block(ino, 0)?;
+            blocks.push((0, self.volume.write_blocks_journaled(&leaf)?));
         }
         let first = offset / BLOCK;
         let skip = (offset % BLOCK) as usize;
         let padded = (skip + data.len()).next_multiple_of(BLOCK_SIZE);
+        let mut whole = Vec::new();
         let written = if padded == data.len() {
-            self.volume.write_blocks(data)?
+            data
         } else {
-            let mut whole = vec![0; padded];
+            whole.resize(padded, 0);
             let last = first + (padded / BLOCK_SIZE) as u64 - 1;
             for edge in [first, last] {
                 // Bytes behind the end of the file are zero, so a block behind it need not be read.
@@ -96,9 +98,14 @@ impl Filesystem {
                 }
             }
             whole[skip..skip + data.len()].copy_from_slice(data);
-            self.volume.write_blocks(&whole)?
+            &whole
         };
-        blocks.push((first, written));
+        // What was durable in the leaf must be so in its block.
+        let leaf = if in_leaf && first == 0 { BLOCK_SIZE } else { 0 };
+        let (journaled, plain) = written.split_at(leaf);
+        let mut fresh = self.volume.write_blocks_journaled(journaled)?;
+        fresh.extend(self.volume.write_blocks(plain)?);
+        blocks.push((first, fresh));
         self.map_written(ino, blocks, end, settle)
     }
 

@@ -25,7 +25,6 @@ use crate::format::{
 };
 use crate::journal::Position;
 use crate::snapshot::Root;
-use crate::space::Frozen;
 
 /// Member number under which the catalog's root is stored.
 pub(super) const CATALOG: MemberId = MemberId(0);
@@ -37,11 +36,17 @@ pub(super) struct CheckpointState {
     pub(super) superblock: Superblock,
 }
 
+/// Images taken, and freed runs released, under one hold of the space map's lock: a fraction of a
+/// millisecond.
+const BATCH_IMAGES: usize = 64;
+const BATCH_RUNS: usize = 1000;
+
 /// The pool at the instant of a freeze.
 struct Freeze {
     roots: Vec<(MemberId, Root)>,
     gone: Vec<MemberId>,
-    space: Frozen,
+    /// Of the space map.
+    generation: u64,
     tail: Position,
     epoch: Epoch,
     next: (u64, u64, u64),
@@ -89,7 +94,7 @@ impl Pool {
         Ok(Freeze {
             roots,
             gone: std::mem::take(&mut lineage.gone).into_iter().collect(),
-            space: self.space.lock().freeze(),
+            generation: self.space.lock().begin_freeze(),
             tail: self.journal.position(),
             epoch: self.epoch(),
             next: (lineage.next_member, lineage.next_volume, lineage.next_object),
@@ -100,15 +105,16 @@ impl Pool {
     fn write_checkpoint(&self, state: &mut CheckpointState, freeze: Freeze) -> Result<()> {
         let data = &*self.storage.data;
         let mut out = Writeback::new(data);
+        let images = self.take_images();
         for (_, root) in &freeze.roots {
             write_dirty(&root.tree.root, &mut out).map_err(Error::io("writing nodes"))?;
         }
         // Records before the tail have been acknowledged or are about to be: none is left out.
         self.journal.write_out(Seq(freeze.tail.seq.0 - 1))?;
-        let generation = freeze.space.generation;
+        let generation = freeze.generation;
         let mut store = CheckpointStore { pool: self, generation, changes: Vec::new() };
         store_roots(&mut state.tree, &mut store, &freeze)?;
-        store_regions(&mut state.tree, &mut store, freeze.space.images)?;
+        store_regions(&mut state.tree, &mut store, images)?;
         write_dirty(&state.tree.root, &mut out).map_err(Error::io("writing nodes"))?;
         out.flush().map_err(Error::io("writing nodes"))?;
         data.sync().map_err(Error::io("syncing data"))?;
@@ -175,13 +181,27 @@ impl Pool {
     fn release(&self, generation: u64) -> Result<()> {
         // Whoever began to read before now may still read blocks that are to be given back.
         drop(self.readers.write());
-        let punch = self.space.lock().punchable(generation);
-        for run in punch {
-            let (at, len) = (run.start.offset_bytes(), run_bytes(run));
-            self.storage.data.punch(at, len).map_err(Error::io("punching out freed blocks"))?;
+        loop {
+            let batch = self.space.lock().next_batch(generation, BATCH_RUNS);
+            let Some(batch) = batch else { return Ok(()) };
+            for run in &batch.chunks {
+                let (at, len) = (run.start.offset_bytes(), run_bytes(*run));
+                self.storage.data.punch(at, len).map_err(Error::io("punching out freed blocks"))?;
+            }
+            self.space.lock().release_batch(batch);
         }
-        self.space.lock().release(generation);
-        Ok(())
+    }
+
+    /// Returns the images of the last freeze, with pauses in which others get at the space map.
+    fn take_images(&self) -> Vec<(u32, RegionImage)> {
+        let mut images = Vec::new();
+        loop {
+            let more = self.space.lock().take_images(BATCH_IMAGES);
+            if more.is_empty() {
+                return images;
+            }
+            images.extend(more);
+        }
     }
 }
 

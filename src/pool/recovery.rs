@@ -206,18 +206,27 @@ impl Pool {
     /// The first pass over a record: copies go to their places, mapped blocks are reserved.
     fn prepare_replay(&self, record: &Record) -> Result<()> {
         if let Record::Copy { addr, bytes } = record {
-            self.grow_to(addr.0 + (bytes.len() / BLOCK_SIZE) as u64)?;
-            let written = self.storage.data.write_at(addr.offset_bytes(), bytes);
-            written.map_err(Error::io("writing data"))?;
+            self.replay_content(*addr, bytes)?;
         }
         for edit in record.edits() {
-            if let Edit::Map { extent, shared: false, .. } = edit {
-                let reserved = self.space.lock().reserve(extent.run());
-                reserved.map_err(|e| Error::Corrupt(format!("a journal record maps {e}")))?;
-                self.grow_to(extent.run().end())?;
+            match edit {
+                Edit::Content { addr, bytes } => self.replay_content(*addr, bytes)?,
+                Edit::Map { extent, shared: false, .. } => {
+                    let reserved = self.space.lock().reserve(extent.run());
+                    reserved.map_err(|e| Error::Corrupt(format!("a journal record maps {e}")))?;
+                    self.grow_to(extent.run().end())?;
+                }
+                _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Puts file data from the journal in its place.
+    fn replay_content(&self, addr: BlockNo, bytes: &[u8]) -> Result<()> {
+        self.grow_to(addr.0 + (bytes.len() / BLOCK_SIZE) as u64)?;
+        let written = self.storage.data.write_at(addr.offset_bytes(), bytes);
+        written.map_err(Error::io("writing data"))
     }
 
     fn replay_commit(&self, volume: VolumeId, edits: &[Edit], lost: &mut Lost) -> Result<()> {

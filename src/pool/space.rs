@@ -42,13 +42,21 @@ impl Pool {
         (total / 16).min(MAX_RESERVE_BLOCKS)
     }
 
+    /// Returns the least room for nodes with which an operation of this kind may begin.
+    ///
+    /// Data leaves the whole reserve to nodes. Of that, what only takes space may use one half, so that
+    /// deletes have the other.
+    fn node_floor(intent: Intent, reserve: u64) -> u64 {
+        if intent == Intent::Grow { reserve / 2 } else { reserve / 4 }
+    }
+
     /// Nodes made since the last freeze that call for a checkpoint, and at which operations wait for one.
     ///
     /// Each may be a copy whose original is not given back before: when the pool is nearly full there may be
     /// no more of them than the reserve has room for twice.
-    fn dirty_limits(&self, free: u64, reserve: u64) -> (u64, u64) {
+    fn dirty_limits(&self, for_nodes: u64, reserve: u64) -> (u64, u64) {
         let eighth = self.options.cache_bytes / 8 / NODE_SIZE as u64;
-        let room = free.max(reserve) / u64::from(NODE_BLOCKS) / 2;
+        let room = for_nodes.max(reserve / 2) / u64::from(NODE_BLOCKS) / 2;
         ((SOON_EIGHTHS * eighth).min(room / 2).max(8), (NOW_EIGHTHS * eighth).min(room).max(16))
     }
 
@@ -64,7 +72,9 @@ impl Pool {
         }
         if intent == Intent::Grow {
             let space = self.space.lock();
-            if space.free_blocks() <= self.reserve_blocks(space.total_blocks()) {
+            let reserve = self.reserve_blocks(space.total_blocks());
+            let floor = Self::node_floor(intent, reserve);
+            if space.free_blocks() <= reserve || space.node_blocks() <= floor {
                 return Err(Error::NoSpace);
             }
         }
@@ -74,17 +84,19 @@ impl Pool {
     /// How much an operation that is about to begin needs a checkpoint.
     fn need(&self, intent: Intent) -> Need {
         let (used, capacity) = (self.journal.used_bytes(), self.journal.capacity_bytes());
-        let (total, free, held) = {
+        let (total, free, for_nodes, held) = {
             let space = self.space.lock();
-            (space.total_blocks(), space.free_blocks(), space.held_blocks())
+            let (total, free) = (space.total_blocks(), space.free_blocks());
+            (total, free, space.node_blocks(), space.held_blocks())
         };
         let dirty = self.dirty_nodes.load(Ordering::Relaxed);
         let reserve = self.reserve_blocks(total);
-        let (soon, now) = self.dirty_limits(free, reserve);
+        let (soon, now) = self.dirty_limits(for_nodes, reserve);
         // What is freed comes back with a checkpoint: a delete on a full pool waits for it when even the
         // reserve runs out, a write when it would be refused.
         let floor = if intent == Intent::Grow { reserve } else { reserve / 2 };
-        if used > capacity / 4 * 3 || dirty > now || (free <= floor && held > 0) {
+        let short = free <= floor || for_nodes <= Self::node_floor(intent, reserve);
+        if used > capacity / 4 * 3 || dirty > now || (short && held > 0) {
             Need::Now
         } else if used > capacity / 2 || dirty > soon {
             Need::Soon
@@ -100,6 +112,7 @@ impl Pool {
             let (run, held) = {
                 let mut space = self.space.lock();
                 let reserve = self.reserve_blocks(space.total_blocks());
+                space.set_node_reserve(reserve);
                 let room = space.free_blocks().saturating_sub(reserve).min(u64::from(want)) as u32;
                 let run = if room > 0 { space.allocate(Class::Data, room) } else { None };
                 (run, space.held_blocks())

@@ -208,6 +208,40 @@ fn a_full_pool_says_so_and_deletes_go_on() {
 }
 
 #[test]
+fn a_pool_full_of_single_blocks_lets_deletes_go_on() {
+    let (_, pool, volume) = new_pool(16 << 20);
+    // Gives each file one block in turn; returns how many each has when no more fit.
+    let fill = |files: &[u64]| {
+        for block in 0.. {
+            for ino in files {
+                match write(&volume, InodeNo(*ino), block, &filled(1, 1)) {
+                    Ok(()) => {}
+                    Err(Error::NoSpace) => return block,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        unreachable!()
+    };
+    let unmap = |ino: u64, block: u64| {
+        let update = volume.update(Intent::Shrink).unwrap();
+        update.commit(vec![Edit::Unmap { ino: InodeNo(ino), block, len_blocks: 1 }]).unwrap();
+    };
+    // Two files take turns, and one is deleted: what comes free are single blocks.
+    let blocks = fill(&[7, 8]);
+    assert!(blocks > 1000, "{blocks} blocks fit");
+    (0..blocks).for_each(|block| unmap(8, block));
+    settle(&pool);
+    // These can be used again, and are, to the last; then the deletes still have room for their nodes.
+    let more = fill(&[9]);
+    assert!(more > blocks * 8 / 10, "{more} of {blocks} single blocks were used");
+    (0..=blocks).rev().for_each(|block| unmap(7, block));
+    assert_eq!(blocks_of(&volume.source(), InodeNo(7)), 0);
+    settle(&pool);
+    write(&volume, InodeNo(7), 0, &filled(1, 16)).unwrap();
+}
+
+#[test]
 fn many_snapshots_come_and_go_in_any_order() {
     let (storage, pool, volume) = new_pool(256 << 20);
     for round in 0..200u64 {
@@ -308,4 +342,32 @@ fn what_shares_blocks_that_a_power_cut_lost_has_lost_them_too() {
     settle(&pool);
     assert_eq!(read(&source, InodeNo(6), 0, 6), expected);
     assert!(pool.status().used_bytes <= used);
+}
+
+#[test]
+fn journaled_content_outlives_a_power_cut_without_an_fsync() {
+    let (storage, pool, volume) = new_pool(64 << 20);
+    let fresh = volume.write_blocks_journaled(&filled(3, 1)).unwrap();
+    let mut update = volume.update(Intent::Grow).unwrap();
+    let mut edits = vec![Edit::Put { key: inode(InodeNo(5)), value: vec![0; 64] }];
+    for part in fresh {
+        edits.push(update.map(InodeNo(5), 0, part));
+    }
+    update.commit(edits).unwrap();
+    let mut addr = None;
+    let source = volume.source();
+    let guard = source.read().unwrap();
+    guard
+        .reader()
+        .extents(InodeNo(5), 0, 1, &mut |_, extent| {
+            addr = Some(extent.addr);
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+    drop(guard);
+    pool.abandon();
+    storage.data.write_at(addr.unwrap().offset_bytes(), &[0; 4096]).unwrap();
+    let pool = Pool::open(storage, open_options()).unwrap();
+    let source = pool.volume("main").unwrap().source();
+    assert_eq!(read(&source, InodeNo(5), 0, 1), filled(3, 1));
 }

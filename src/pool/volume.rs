@@ -12,8 +12,9 @@ use super::volumes::unknown;
 use super::{Error, Intent, Pool, Result};
 use crate::btree::Reader;
 use crate::format::{
-    BLOCK_SIZE, DeadRef, Edit, Encoder, Epoch, Extent, ExtentKind, InodeNo, MAX_EXTENT_BLOCKS,
-    MAX_INODE, MAX_SUB, MemberId, NODE_BLOCKS, Record, Run, Timestamp, VolumeId, encode_commit,
+    BLOCK_SIZE, DeadRef, Edit, Encoder, Epoch, Extent, ExtentKind, InodeNo, MAX_CONTENT_BYTES,
+    MAX_EXTENT_BLOCKS, MAX_INODE, MAX_SUB, MemberId, NODE_BLOCKS, Record, Run, Timestamp, VolumeId,
+    encode_commit,
 };
 use crate::snapshot::{DeadBuffer, Lineage, Root};
 
@@ -84,6 +85,8 @@ pub struct Space {
 pub struct Fresh {
     pool: Arc<Pool>,
     extent: Extent,
+    /// What the operation's record carries of the data; empty unless asked for.
+    content: Vec<u8>,
     armed: bool,
 }
 
@@ -145,7 +148,7 @@ impl Volume {
         {
             return Err(Error::Quota);
         }
-        Ok(Update { volume: self, head, _gate: gate, fresh: Vec::new() })
+        Ok(Update { volume: self, head, _gate: gate, fresh: Vec::new(), contents: Vec::new() })
     }
 
     /// Writes file data to newly allocated blocks; `bytes` is a multiple of [`BLOCK_SIZE`] long.
@@ -164,6 +167,22 @@ impl Volume {
             let at = part.extent.addr.offset_bytes();
             self.pool.storage.data.write_at(at, now).map_err(Error::io("writing data"))?;
             fresh.push(part);
+            rest = later;
+        }
+        Ok(fresh)
+    }
+
+    /// As [`Volume::write_blocks`], for at most [`MAX_CONTENT_BYTES`] that the operation's record carries as
+    /// well: a power cut that keeps the operation keeps them, fsynced or not.
+    ///
+    /// For blocks that take the place of something that was durable elsewhere, such as content in a leaf.
+    pub fn write_blocks_journaled(&self, bytes: &[u8]) -> Result<Vec<Fresh>> {
+        assert!(bytes.len() <= MAX_CONTENT_BYTES, "{} bytes for the journal", bytes.len());
+        let mut fresh = self.write_blocks(bytes)?;
+        let mut rest = bytes;
+        for part in &mut fresh {
+            let (now, later) = rest.split_at(part.len_blocks() as usize * BLOCK_SIZE);
+            part.content = now.to_vec();
             rest = later;
         }
         Ok(fresh)
@@ -190,7 +209,7 @@ impl Volume {
             kind,
             checksums: Vec::new(),
         };
-        Ok(Fresh { pool: Arc::clone(&self.pool), extent, armed: true })
+        Ok(Fresh { pool: Arc::clone(&self.pool), extent, content: Vec::new(), armed: true })
     }
 
     /// Makes durable what was written to an inode, and every operation acknowledged so far.
@@ -227,6 +246,7 @@ pub struct Update<'a> {
     head: RwLockWriteGuard<'a, Head>,
     _gate: RwLockReadGuard<'a, ()>,
     fresh: Vec<Fresh>,
+    contents: Vec<Edit>,
 }
 
 impl Update<'_> {
@@ -259,7 +279,12 @@ impl Update<'_> {
 
     /// Returns the edit that maps freshly written blocks; they are given back if the update is not committed.
     pub fn map(&mut self, ino: InodeNo, block: u64, fresh: Fresh) -> Edit {
+        let mut fresh = fresh;
         let extent = fresh.extent.clone();
+        if !fresh.content.is_empty() {
+            let bytes = std::mem::take(&mut fresh.content);
+            self.contents.push(Edit::Content { addr: extent.addr, bytes });
+        }
         self.fresh.push(fresh);
         Edit::Map { ino, block, extent, shared: false }
     }
@@ -271,6 +296,7 @@ impl Update<'_> {
         let pool = &self.volume.pool;
         let epoch = pool.epoch();
         set_births(&mut edits, epoch)?;
+        edits.append(&mut self.contents);
         let head = &mut *self.head;
         let mut store = HeadStore { pool, epoch, retired: Vec::new() };
         let mut apply = Apply { root: &mut head.root, store: &mut store, dropped: Vec::new() };

@@ -6,14 +6,19 @@
 //!
 //! Data takes the first row at or behind its cursor that is as long as wanted. When there is none in
 //! any of its regions it wants the next smaller power of two, down to single blocks.
+//!
+//! A node takes an aligned *slot* of [`NODE_BLOCKS`], so that nodes that come and go leave slots. Free
+//! blocks that are no part of a slot are *scraps*, which only data can use. Deletes need nodes before
+//! they give blocks back; what is kept back for them must be slots. Data therefore leaves a number of
+//! slots alone, however many scraps there are, and takes scraps when only these slots are left.
 
 use super::index::{Scope, level_of};
 use super::region::State;
+use super::search::Piece;
 use super::{Class, SpaceMap, block_at};
 use crate::format::{BlockNo, NODE_BLOCKS, REGION_BLOCKS, Run};
 
-/// Most regions that the search for a data run looks at in vain before it takes a shorter one, at some
-/// microseconds each. Only the search for a node, for which nothing shorter will do, goes on.
+/// Most regions that a search looks at in vain before it takes a shorter run, at some microseconds each.
 const MAX_LOOKS: u32 = 64;
 
 /// Where a class's next search begins.
@@ -24,12 +29,27 @@ pub(super) struct Cursor {
 }
 
 impl SpaceMap {
+    /// Sets how many blocks data leaves free in slots for nodes: see [`SpaceMap::node_blocks`].
+    pub fn set_node_reserve(&mut self, blocks: u64) {
+        self.reserved_slots = blocks.div_ceil(u64::from(NODE_BLOCKS));
+    }
+
     /// Allocates 1 to `want_blocks` consecutive blocks, as many as the space allows; nothing when
-    /// every block is taken. A run lies within one region.
+    /// every block is taken, or for data when none is left but the reserve for nodes. A run lies
+    /// within one region.
     ///
     /// Data is in flight until it is committed or abandoned, nodes are used at once.
     pub fn allocate(&mut self, class: Class, want_blocks: u32) -> Option<Run> {
-        let want = want_blocks.clamp(1, REGION_BLOCKS);
+        let mut want = want_blocks.clamp(1, REGION_BLOCKS);
+        if class == Class::Data && self.reserved_slots > 0 {
+            let slots = self.slots.saturating_sub(self.reserved_slots);
+            if slots == 0 {
+                return self.allocate_scraps(want);
+            }
+            // A run of 4 n - 3 blocks touches at most n slots.
+            let most = (slots * u64::from(NODE_BLOCKS)).min(u64::from(REGION_BLOCKS)) as u32;
+            want = want.min(most - 3);
+        }
         let (scopes, state): (&[Scope], _) = match class {
             Class::Data => (&[Scope::NotNodes, Scope::Any], State::InFlight),
             Class::Node => (&[Scope::Nodes, Scope::Empty, Scope::Any], State::Used),
@@ -42,7 +62,16 @@ impl SpaceMap {
         Some(self.take(class, region, (at, len), state))
     }
 
-    /// Allocates the blocks of a node, used at once; nothing when no region has as many in a row.
+    /// Allocates scraps for data, which follow on each other.
+    fn allocate_scraps(&mut self, want: u32) -> Option<Run> {
+        let scopes = [Scope::NotNodes, Scope::Any];
+        let (region, at) =
+            scopes.iter().find_map(|s| self.find_piece(Class::Data, *s, Piece::Scrap))?;
+        let len = self.regions[region as usize].taken().scraps_at(at, want);
+        Some(self.take(Class::Data, region, (at, len), State::InFlight))
+    }
+
+    /// Allocates the blocks of a node, used at once; nothing when no slot is free.
     pub fn allocate_node(&mut self) -> Option<BlockNo> {
         let (region, at) = self.find_node(&[Scope::Nodes, Scope::Empty, Scope::Any])?;
         self.mark(region);
@@ -84,8 +113,31 @@ impl SpaceMap {
     }
 
     fn find_node(&mut self, scopes: &[Scope]) -> Option<(u32, u32)> {
-        let mut looks = u32::MAX;
-        scopes.iter().find_map(|s| self.find(Class::Node, *s, NODE_BLOCKS, &mut looks))
+        if self.slots == 0 {
+            return None;
+        }
+        scopes.iter().find_map(|s| self.find_piece(Class::Node, *s, Piece::Slot))
+    }
+
+    /// Finds the next slot or scrap in a region of `scope`: from the cursor to the end of its region,
+    /// then through the other regions and around. Every region that it searches in whole has one.
+    fn find_piece(&mut self, class: Class, scope: Scope, piece: Piece) -> Option<(u32, u32)> {
+        let Cursor { region: home, at } = *self.cursor(class);
+        if let Some(region) = self.regions.get(home as usize)
+            && at < region.blocks()
+            && self.index.admits(scope, home)
+            && self.index.has(home, piece)
+            && let Some(found) = region.taken().find_piece(piece, at)
+        {
+            return Some((home, found));
+        }
+        let end = self.regions.len() as u32;
+        let behind = (home + 1).min(end);
+        let next = self.index.next_with(scope, piece, behind, end);
+        let number = next.or_else(|| self.index.next_with(scope, piece, 0, behind))?;
+        let found = self.regions[number as usize].taken().find_piece(piece, 0);
+        debug_assert!(found.is_some());
+        Some((number, found?))
     }
 
     /// Finds a row of `want` blocks or, failing that, of the longest power of two that is found soon.

@@ -7,7 +7,7 @@
 use super::held::{CHUNK_BLOCKS, Piece, append, pieces};
 use super::region::State;
 use super::{Error, RegionImage, SpaceMap, block_at, parts, region_of};
-use crate::format::{BlockNo, REGION_BLOCKS, RegionClass, Run};
+use crate::format::{BlockNo, NODE_BLOCKS, REGION_BLOCKS, RegionClass, Run};
 
 /// What [`SpaceMap::freeze`] returns.
 #[derive(Debug)]
@@ -140,12 +140,18 @@ impl SpaceMap {
     /// that is given out and written meanwhile would be punched. At most a quarter of the free blocks
     /// are withheld so: when space is short, chunks that would take more are left alone.
     pub fn punchable(&mut self, generation: u64) -> Vec<Run> {
-        let mut budget = self.totals.free / 4;
+        let mut budget = self.withholdable();
         let mut chunks = Vec::new();
         for region in self.held.regions(generation) {
             self.find_chunks(generation, region, &mut budget, &mut chunks);
         }
         chunks
+    }
+
+    /// Returns how many free blocks may be held for a while.
+    fn withholdable(&self) -> u64 {
+        let slots = self.slots.saturating_sub(self.reserved_slots);
+        (self.totals.free / 4).min(slots * u64::from(NODE_BLOCKS))
     }
 
     /// Appends the chunks to punch in one region, and withholds their free blocks.
@@ -212,7 +218,7 @@ impl SpaceMap {
     /// If the generation has not been frozen: the last durable state may refer to its blocks.
     pub fn next_batch(&mut self, generation: u64, max_runs: usize) -> Option<Batch> {
         self.assert_frozen(generation);
-        let mut budget = self.totals.free / 4;
+        let mut budget = self.withholdable();
         let mut batch = Batch { chunks: Vec::new(), held: Vec::new() };
         while batch.held.len() < max_runs
             && let Some(region) = self.held.pop_region(generation)

@@ -5,6 +5,7 @@
 //! levels follow the regions' bounds, which may be too high and are lowered by the searches that
 //! fail: each such search is paid for by a block that came free there.
 
+use super::search::Piece;
 use crate::format::REGION_BLOCKS;
 
 /// Levels of row lengths: 1, 2, 4 up to [`REGION_BLOCKS`].
@@ -65,6 +66,10 @@ pub(super) struct Index {
     heights: Vec<u8>,
     /// Regions that were empty when a node was allocated in them.
     nodes: RegionSet,
+    /// Regions with room for a node.
+    slots: RegionSet,
+    /// Regions with scraps.
+    scraps: RegionSet,
     /// Regions with every block free.
     pub(super) empty: RegionSet,
     /// Regions whose image the last freeze took, or that got a node of its checkpoint since.
@@ -77,7 +82,8 @@ impl Index {
         for set in &mut self.levels {
             set.grow(regions);
         }
-        for set in [&mut self.nodes, &mut self.empty, &mut self.imaged] {
+        let others = [&mut self.nodes, &mut self.empty, &mut self.imaged];
+        for set in others.into_iter().chain([&mut self.slots, &mut self.scraps]) {
             set.grow(regions);
         }
         self.heights.resize(regions, 0);
@@ -88,15 +94,45 @@ impl Index {
     pub(super) fn place(&mut self, region: u32, longest: u32) {
         let height = if longest == 0 { 0 } else { level_of(longest) as u8 + 1 };
         let old = std::mem::replace(&mut self.heights[region as usize], height);
-        let counts = &mut self.counts[usize::from(self.nodes.contains(region))];
-        for level in usize::from(old)..usize::from(height) {
-            self.levels[level].insert(region);
-            counts[level] += 1;
+        if old != height {
+            self.change_levels(region, old.into(), height.into());
         }
-        for level in usize::from(height)..usize::from(old) {
-            self.levels[level].remove(region);
-            counts[level] -= 1;
+    }
+
+    #[cold]
+    fn change_levels(&mut self, region: u32, old: usize, height: usize) {
+        let class = usize::from(self.nodes.contains(region));
+        for level in old.min(height)..old.max(height) {
+            if height > old {
+                self.levels[level].insert(region);
+                self.counts[class][level] += 1;
+            } else {
+                self.levels[level].remove(region);
+                self.counts[class][level] -= 1;
+            }
         }
+    }
+
+    fn pieces(&self, piece: Piece) -> &RegionSet {
+        match piece {
+            Piece::Slot => &self.slots,
+            Piece::Scrap => &self.scraps,
+        }
+    }
+
+    /// Notes whether `region` has such pieces.
+    #[inline]
+    pub(super) fn set_has(&mut self, region: u32, piece: Piece, value: bool) {
+        let set = match piece {
+            Piece::Slot => &mut self.slots,
+            Piece::Scrap => &mut self.scraps,
+        };
+        if value { set.insert(region) } else { set.remove(region) }
+    }
+
+    /// Says whether `region` has such pieces.
+    pub(super) fn has(&self, region: u32, piece: Piece) -> bool {
+        self.pieces(piece).contains(region)
     }
 
     /// Says whether `region` holds nodes.
@@ -146,9 +182,17 @@ impl Index {
 
     /// Returns the first region from `from` on, below `end`, that is in `scope` and on `level`.
     pub(super) fn next(&self, scope: Scope, level: u32, from: u32, end: u32) -> Option<u32> {
-        let set = &self.levels[level as usize].0;
+        self.first(&self.levels[level as usize], scope, from, end)
+    }
+
+    /// Returns the first region from `from` on, below `end`, that is in `scope` and has such a piece.
+    pub(super) fn next_with(&self, scope: Scope, piece: Piece, from: u32, end: u32) -> Option<u32> {
+        self.first(self.pieces(piece), scope, from, end)
+    }
+
+    fn first(&self, set: &RegionSet, scope: Scope, from: u32, end: u32) -> Option<u32> {
         for word in from / 64..end.div_ceil(64) {
-            let mut bits = set[word as usize] & self.scope_word(scope, word as usize);
+            let mut bits = set.0[word as usize] & self.scope_word(scope, word as usize);
             if word == from / 64 {
                 bits &= !0 << (from % 64);
             }

@@ -46,8 +46,8 @@
 //! Replay reserves every run that the journal's tail refers to before it allocates the first node:
 //! the tail never refers to one block twice, by (5).
 //!
-//! Not here on purpose: the reserve that keeps deletes possible on a full pool, and the extra counts
-//! of shared extents, both of which are the pool's.
+//! Not here on purpose: how much is kept back so that deletes are possible on a full pool, and the
+//! extra counts of shared extents, both of which are the pool's.
 
 mod allocator;
 mod checkpoint;
@@ -63,11 +63,12 @@ mod tests;
 pub use crate::format::{REGION_BLOCKS, RegionClass as Class, RegionImage, region_of};
 pub use checkpoint::{Batch, Frozen};
 
-use crate::format::{BlockNo, Run};
+use crate::format::{BlockNo, NODE_BLOCKS, Run};
 use allocator::Cursor;
 use held::Held;
 use index::Index;
 use region::{Counts, Region, Spare, State};
+use search::Piece;
 
 /// Largest data file: 2^38 blocks are 1 PiB, 8 Mi regions.
 pub const MAX_TOTAL_BLOCKS: u64 = 1 << 38;
@@ -104,6 +105,10 @@ pub struct SpaceMap {
     data: Cursor,
     node: Cursor,
     totals: Counts,
+    /// Room for nodes.
+    slots: u64,
+    /// How much of it data leaves alone.
+    reserved_slots: u64,
     generation: u64,
     held: Held,
     /// The regions that are marked dirty.
@@ -147,6 +152,8 @@ impl SpaceMap {
             data: Cursor::default(),
             node: Cursor::default(),
             totals: Counts::default(),
+            slots: 0,
+            reserved_slots: 0,
             generation: 1,
             held: Held::default(),
             dirty: Vec::new(),
@@ -175,9 +182,13 @@ impl SpaceMap {
         for number in first..end {
             let blocks = blocks_in(number) as u32;
             match self.regions.get_mut(number as usize) {
-                Some(region) => region.grow(blocks),
+                Some(region) => {
+                    self.slots -= u64::from(region.slots());
+                    region.grow(blocks);
+                }
                 None => self.regions.push(Region::new(blocks)),
             }
+            self.slots += u64::from(self.regions[number as usize].slots());
             self.reindex(number as u32);
         }
         self.totals.free += total_blocks - self.total_blocks;
@@ -196,6 +207,7 @@ impl SpaceMap {
         }
         let loaded = Region::load(old.blocks(), image).ok_or(bad)?;
         self.totals.pass(State::Free, State::Used, loaded.counts().used);
+        self.slots -= u64::from(old.slots() - loaded.slots());
         self.regions[region as usize] = loaded;
         if image.class() == Some(Class::Node) {
             self.index.set_holds_nodes(region, true);
@@ -209,6 +221,9 @@ impl SpaceMap {
     fn reindex(&mut self, region: u32) {
         let state = &self.regions[region as usize];
         self.index.place(region, state.longest());
+        for piece in [Piece::Slot, Piece::Scrap] {
+            self.index.set_has(region, piece, state.has(piece));
+        }
         if state.is_empty() {
             self.index.empty.insert(region);
             self.index.set_holds_nodes(region, false);
@@ -220,10 +235,18 @@ impl SpaceMap {
     /// Takes a part of a region from one state to another, and the totals and the index with it.
     #[inline]
     fn pass(&mut self, region: u32, part: (u32, u32), from: State, to: State) {
-        self.regions[region as usize].pass(part, from, to, &mut self.spare);
+        let state = &mut self.regions[region as usize];
+        let slots = u64::from(state.slots());
+        let was = (state.is_empty(), state.has(Piece::Slot), state.has(Piece::Scrap));
+        state.pass(part, from, to, &mut self.spare);
         self.totals.pass(from, to, u64::from(part.1));
         if from == State::Free || to == State::Free {
-            self.reindex(region);
+            self.slots = self.slots - slots + u64::from(state.slots());
+            if was == (state.is_empty(), state.has(Piece::Slot), state.has(Piece::Scrap)) {
+                self.index.place(region, state.longest());
+            } else {
+                self.reindex(region);
+            }
         }
     }
 
@@ -316,6 +339,11 @@ impl SpaceMap {
         self.totals.free
     }
 
+    /// Returns how many free blocks lie in slots, aligned fours, and so may be allocated as nodes.
+    pub fn node_blocks(&self) -> u64 {
+        self.slots * u64::from(NODE_BLOCKS)
+    }
+
     /// Returns how many blocks are held: they become free with the checkpoints to come.
     pub fn held_blocks(&self) -> u64 {
         self.totals.held
@@ -348,7 +376,7 @@ impl SpaceMap {
     /// Checks everything that is kept twice.
     #[cfg(test)]
     fn verify(&self) {
-        let mut totals = Counts::default();
+        let (mut totals, mut slots) = (Counts::default(), 0);
         for (number, region) in self.regions.iter().enumerate() {
             region.verify();
             let counts = region.counts();
@@ -358,10 +386,14 @@ impl SpaceMap {
             totals.held += counts.held;
             let number = number as u32;
             self.index.verify(number, region.longest());
+            slots += u64::from(region.slots());
+            for piece in [Piece::Slot, Piece::Scrap] {
+                assert_eq!(self.index.has(number, piece), region.has(piece));
+            }
             assert_eq!(self.index.empty.contains(number), region.is_empty());
             assert!(!(self.index.holds_nodes(number) && region.is_empty()));
             assert_eq!(self.dirty.contains(&number), region.dirty);
         }
-        assert_eq!(totals, self.totals);
+        assert_eq!((totals, slots), (self.totals, self.slots));
     }
 }

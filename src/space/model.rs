@@ -24,7 +24,7 @@ enum Journaled {
     Unmap(Run),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Op {
     Allocate(Class, u32),
     AllocateNode,
@@ -45,6 +45,8 @@ enum Op {
     /// Releases all at once, or in batches.
     Release(Option<usize>),
     Grow(u64),
+    /// Keeps slots for nodes.
+    Reserved(u64),
     Crash,
 }
 
@@ -66,6 +68,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Punchable),
         3 => prop::option::of(1usize..100).prop_map(Op::Release),
         1 => (0u64..40_000).prop_map(Op::Grow),
+        1 => (0u64..9_000).prop_map(Op::Reserved),
         1 => Just(Op::Crash),
     ]
 }
@@ -82,6 +85,7 @@ struct Model {
     map: SpaceMap,
     blocks: Vec<Block>,
     flying: Vec<Run>,
+    reserved_slots: u64,
     /// What was journaled since the freeze of the durable checkpoint, by generation.
     journal: BTreeMap<u64, Vec<Journaled>>,
     writing: Option<Writing>,
@@ -97,6 +101,7 @@ impl Model {
             durable_blocks: blocks.clone(),
             blocks,
             flying: Vec::new(),
+            reserved_slots: 0,
             journal: BTreeMap::new(),
             writing: None,
             durable: BTreeMap::new(),
@@ -117,21 +122,24 @@ impl Model {
         self.journal.entry(self.map.generation()).or_default().push(entry);
     }
 
-    fn longest_row(&self) -> usize {
-        let regions = self.blocks.chunks(REGION_BLOCKS as usize);
-        let rows = regions.flat_map(|region| region.split(|block| *block != Block::Free));
-        rows.map(<[Block]>::len).max().unwrap_or(0)
+    fn slots(&self) -> u64 {
+        let free = |four: &&[Block]| four.iter().all(|block| *block == Block::Free);
+        self.blocks.chunks_exact(4).filter(free).count() as u64
     }
 
     fn allocate(&mut self, class: Class, want: u32) {
+        let reserve = if class == Class::Data { self.reserved_slots } else { 0 };
+        let slots = self.slots();
         let Some(run) = self.map.allocate(class, want) else {
-            assert_eq!(self.longest_row(), 0, "free blocks are always found");
+            let kept = slots.min(reserve) * 4;
+            assert_eq!(self.map.free_blocks(), kept, "free blocks are always found");
             return;
         };
         assert!((1..=want.min(REGION_BLOCKS)).contains(&run.len_blocks));
         assert_eq!(region_of(run.start).0, region_of(BlockNo(run.end() - 1)).0);
         if class == Class::Data {
             self.pass(run, Block::Free, Block::Flying);
+            assert!(self.slots() >= slots.min(reserve), "data took a slot that is kept for nodes");
             self.flying.push(run);
         } else {
             self.pass(run, Block::Free, Block::Used);
@@ -141,7 +149,7 @@ impl Model {
 
     fn allocate_node(&mut self) {
         let Some(start) = self.map.allocate_node() else {
-            assert!(self.longest_row() < NODE_BLOCKS as usize, "a node's blocks are always found");
+            assert_eq!(self.slots(), 0, "a slot is always found");
             return;
         };
         let run = Run::new(start, NODE_BLOCKS);
@@ -263,7 +271,7 @@ impl Model {
         }
         match new {
             Some(run) => self.pass(run, Block::Free, Block::Own),
-            None => assert!(self.longest_row() < NODE_BLOCKS as usize),
+            None => assert_eq!(self.slots(), 0),
         }
     }
 
@@ -271,7 +279,8 @@ impl Model {
         let Some(generation) = self.writing.as_ref().map(|writing| writing.generation) else {
             return;
         };
-        let budget = self.map.free_blocks() / 4;
+        let spare = 4 * self.slots().saturating_sub(self.reserved_slots);
+        let budget = spare.min(self.map.free_blocks() / 4);
         let held = |block: &Block| matches!(block, Block::Held(of) if *of <= generation);
         let mut expected = vec![false; self.blocks.len()];
         for (at, chunk) in self.blocks.chunks(16).enumerate() {
@@ -379,6 +388,7 @@ impl Model {
         self.map = map;
         self.blocks = self.durable_blocks.clone();
         self.flying.clear();
+        self.map.set_node_reserve(4 * self.reserved_slots);
         self.writing = None;
         self.check_states();
         let tail: Vec<Journaled> =
@@ -404,6 +414,7 @@ impl Model {
         let count =
             |want: fn(&Block) -> bool| self.blocks.iter().filter(|b| want(b)).count() as u64;
         assert_eq!(self.map.free_blocks(), count(|b| *b == Block::Free));
+        assert_eq!(self.map.node_blocks(), 4 * self.slots());
         assert_eq!(self.map.in_flight_blocks(), count(|b| *b == Block::Flying));
         assert_eq!(self.map.used_blocks(), count(|b| matches!(b, Block::Used | Block::Own)));
         assert_eq!(self.map.held_blocks(), count(|b| matches!(b, Block::Held(_))));
@@ -437,6 +448,10 @@ impl Model {
             Op::Punchable => self.punchable(),
             Op::Release(batches) => self.release(batches),
             Op::Grow(more) => self.grow(more),
+            Op::Reserved(slots) => {
+                self.reserved_slots = slots;
+                self.map.set_node_reserve(4 * slots);
+            }
             Op::Crash => self.crash(),
         }
     }

@@ -10,8 +10,8 @@
 //! The live bits take no memory while they are all equal, the pending bits none while no block is
 //! in flight or held.
 
-use super::search::Taken;
-use crate::format::{Bitmap, REGION_BLOCKS, RegionClass, RegionImage};
+use super::search::{Piece, Taken};
+use crate::format::{Bitmap, NODE_BLOCKS, REGION_BLOCKS, RegionClass, RegionImage};
 
 /// The state of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +100,8 @@ pub(super) struct Region {
     counts: Counts,
     /// No row of free blocks is longer; it may be too high, never too low.
     longest: u32,
+    /// Room for nodes, aligned.
+    slots: u32,
     /// The image differs, or may differ, from the last one taken.
     pub(super) dirty: bool,
     /// The last freeze is to have an image that was not made yet.
@@ -116,6 +118,7 @@ impl Region {
             pending: None,
             counts,
             longest: blocks,
+            slots: blocks / NODE_BLOCKS,
             dirty: false,
             awaited: false,
         }
@@ -134,6 +137,7 @@ impl Region {
         };
         region.counts.pass(State::Free, State::Used, u64::from(image.used_blocks()));
         region.longest = region.taken().longest();
+        region.slots = region.taken().slots_around(0, blocks);
         Some(region)
     }
 
@@ -143,6 +147,7 @@ impl Region {
         self.blocks = blocks;
         self.counts.free += u64::from(more);
         self.raise_longest(blocks - more, more);
+        self.slots = self.taken().slots_around(0, blocks);
     }
 
     /// Raises the bound for the row that `len` blocks from `first` on, just freed, are part of.
@@ -170,6 +175,17 @@ impl Region {
     }
     pub(super) fn longest(&self) -> u32 {
         self.longest
+    }
+    /// Returns how many nodes there is room for.
+    pub(super) fn slots(&self) -> u32 {
+        self.slots
+    }
+    /// Says whether there is a piece of this kind.
+    pub(super) fn has(&self, piece: Piece) -> bool {
+        match piece {
+            Piece::Slot => self.slots > 0,
+            Piece::Scrap => self.free() > self.slots * NODE_BLOCKS,
+        }
     }
     /// Says whether every block is free.
     pub(super) fn is_empty(&self) -> bool {
@@ -247,12 +263,17 @@ impl Region {
         spare: &mut Spare,
     ) {
         assert!(self.all(first, len, from), "blocks {first}+{len} of a region are not {from:?}");
+        let frees = from == State::Free || to == State::Free;
+        let slots = if frees { self.taken().slots_around(first, len) } else { 0 };
         self.counts.pass(from, to, u64::from(len));
         if from.live() != to.live() {
             self.write_live(first, len, to.live(), spare);
         }
         if from.pending() != to.pending() {
             self.write_pending(first, len, to.pending(), spare);
+        }
+        if frees {
+            self.slots = self.slots - slots + self.taken().slots_around(first, len);
         }
         if to == State::Free {
             self.raise_longest(first, len);
@@ -330,6 +351,7 @@ impl Region {
         assert!(pending.all(self.blocks, REGION_BLOCKS - self.blocks, false));
         assert!(self.longest >= self.taken().longest(), "a bound is too low");
         assert!(self.longest <= self.free());
+        assert_eq!(self.slots, self.taken().slots_around(0, self.blocks));
         assert_eq!(self.pending.is_none(), counts.held + counts.in_flight == 0);
         assert_eq!(matches!(self.live, Live::None), counts.used + counts.in_flight == 0);
     }

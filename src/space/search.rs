@@ -3,7 +3,25 @@
 //! A block is taken when its bit is set in either of two bitmaps; `end` is the number of blocks that
 //! the region really has.
 
-use crate::format::{Bitmap, REGION_WORDS};
+use crate::format::{Bitmap, NODE_BLOCKS, REGION_WORDS};
+
+const _: () = assert!(NODE_BLOCKS == 4);
+
+/// What a search for free blocks other than by length looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// Room for a node: [`NODE_BLOCKS`] free ones from a multiple of that on.
+    Slot,
+    /// A free block that is no part of a slot.
+    Scrap,
+}
+
+/// Keeps the first bit of each aligned four that are all set.
+#[inline]
+fn slots(free: u64) -> u64 {
+    let pairs = free & (free >> 1);
+    pairs & (pairs >> 2) & 0x1111_1111_1111_1111
+}
 
 /// The two bitmaps whose union is what is taken, and where the region ends.
 #[derive(Clone, Copy)]
@@ -69,6 +87,39 @@ impl<'a> Taken<'a> {
             row = free.leading_ones();
         }
         None
+    }
+
+    /// The first blocks of the slots in a word, or its scraps.
+    #[inline]
+    fn pieces(&self, piece: Piece, word: u32) -> u64 {
+        let free = self.free(word);
+        match piece {
+            Piece::Slot => slots(free),
+            Piece::Scrap => free & !(slots(free) * 0xf),
+        }
+    }
+
+    /// Returns the first slot or scrap at or after `from`.
+    pub(super) fn find_piece(&self, piece: Piece, from: u32) -> Option<u32> {
+        (from / 64..self.end.div_ceil(64)).find_map(|word| {
+            let mut found = self.pieces(piece, word);
+            if word == from / 64 {
+                found &= !0 << (from % 64);
+            }
+            (found != 0).then(|| word * 64 + found.trailing_zeros())
+        })
+    }
+
+    /// Returns how many scraps follow on each other from `at` on, within a word, at most `max`.
+    pub(super) fn scraps_at(&self, at: u32, max: u32) -> u32 {
+        (self.pieces(Piece::Scrap, at / 64) >> (at % 64)).trailing_ones().min(max)
+    }
+
+    /// Returns the number of slots in the words of the `len` blocks from `first` on.
+    #[inline]
+    pub(super) fn slots_around(&self, first: u32, len: u32) -> u32 {
+        let words = first / 64..(first + len).min(self.end).div_ceil(64);
+        words.map(|word| slots(self.free(word)).count_ones()).sum()
     }
 
     /// Returns how many blocks from `from` on are free, at most `max`.
@@ -148,6 +199,21 @@ mod tests {
             let len_at = |at: u32| free[at as usize..].iter().take_while(|f| **f).count() as u32;
             let found = (from..end).find(|at| len_at(*at) >= want);
             prop_assert_eq!(taken.find(from, want), found);
+            let slot = |at: u32| {
+                let at = (at / 4 * 4) as usize;
+                free.get(at..at + 4).is_some_and(|four| four.iter().all(|f| *f))
+            };
+            let slot_at = (from..end).find(|at| at % 4 == 0 && slot(*at));
+            prop_assert_eq!(taken.find_piece(Piece::Slot, from), slot_at);
+            let scrap = |at: u32| free[at as usize] && !slot(at);
+            let scrap_at = (from..end).find(|at| scrap(*at));
+            prop_assert_eq!(taken.find_piece(Piece::Scrap, from), scrap_at);
+            if let Some(at) = scrap_at {
+                let len = taken.scraps_at(at, want);
+                prop_assert!(len > 0 && len <= want && (at..at + len).all(scrap));
+            }
+            let all = (0..end).step_by(4).filter(|at| slot(*at)).count();
+            prop_assert_eq!(taken.slots_around(0, end) as usize, all);
             prop_assert_eq!(taken.longest(), (0..end).map(len_at).max().unwrap_or(0));
             if from < end {
                 prop_assert_eq!(taken.len_at(from, want), len_at(from).min(want));

@@ -27,7 +27,7 @@ fn data_is_consecutive_and_nodes_lie_elsewhere() {
     let mut end = 0;
     for _ in 0..1000 {
         let data = used(&mut map, 100);
-        assert!(data.start.0 == end || data.start.0 % u64::from(REGION_BLOCKS) == 0);
+        assert!(data.start.0 == end || data.start.0.is_multiple_of(u64::from(REGION_BLOCKS)));
         end = data.end();
         let node = map.allocate_node().unwrap();
         assert_eq!(region_of(node).0, 1);
@@ -64,7 +64,7 @@ fn the_longest_row_is_taken_when_none_is_long_enough() {
     checkpoint(&mut map);
     assert_eq!(map.allocate(Class::Data, 256), Some(run(40_000, 100)));
     assert_eq!(map.allocate(Class::Data, 256), Some(run(70_000, 9)));
-    assert_eq!(map.allocate_node(), None, "three blocks in a row are no node");
+    assert_eq!(map.allocate_node(), None, "they are no slot");
     assert_eq!(map.allocate(Class::Data, 2), Some(run(5, 2)));
     assert_eq!(map.allocate(Class::Data, 2), Some(run(7, 1)));
     assert_eq!(map.allocate(Class::Data, 2), None);
@@ -82,11 +82,39 @@ fn a_node_finds_its_blocks_among_pieces() {
             map.free(run(start + at, 3)).unwrap();
         }
     }
-    let spot = 6 * u64::from(REGION_BLOCKS) + 123;
+    let spot = 6 * u64::from(REGION_BLOCKS) + 123; // behind three free ones
     map.free(run(spot, 1)).unwrap();
     checkpoint(&mut map);
     assert_eq!(map.allocate_node(), Some(BlockNo(spot - 3)));
-    assert_eq!(map.allocate_node(), None, "seven blocks are one node and three blocks");
+    assert_eq!(map.allocate_node(), None, "seven blocks are a slot and scraps");
+    map.verify();
+}
+
+#[test]
+fn data_leaves_the_slots_that_are_kept_for_nodes() {
+    let mut map = SpaceMap::new(10_000);
+    map.set_node_reserve(400);
+    let mut data = 0;
+    while let Some(run) = map.allocate(Class::Data, 7) {
+        map.commit_in_flight(run);
+        data += run.len_blocks;
+    }
+    assert_eq!((data, map.free_blocks(), map.node_blocks()), (9600, 400, 400));
+    for at in (0..9000).step_by(3) {
+        map.free(run(at, 1)).unwrap();
+    }
+    checkpoint(&mut map);
+    assert_eq!((map.free_blocks(), map.node_blocks()), (3400, 400));
+    for _ in 0..2990 {
+        let run = map.allocate(Class::Data, 256).unwrap();
+        assert_eq!((run.start.0 % 3, run.len_blocks), (0, 1));
+    }
+    assert_eq!(map.node_blocks(), 400);
+    for _ in 0..100 {
+        map.allocate_node().unwrap();
+    }
+    assert_eq!(map.allocate_node(), None);
+    assert_eq!((0..20).map_while(|_| map.allocate(Class::Data, 1)).count(), 10);
     map.verify();
 }
 
