@@ -40,8 +40,7 @@ fn sources(dir: &str) -> Vec<Source> {
 fn the_sources_keep_the_rules() {
     let files = sources("src");
     assert!(files.len() > 50, "only {} files were found", files.len());
-    let found: Vec<String> =
-        RULES.iter().flat_map(|rule| files.iter().flat_map(move |file| rule(file))).collect();
+    let found: Vec<String> = RULES.iter().flat_map(|rule| files.iter().flat_map(rule)).collect();
     assert!(found.is_empty(), "{} violations:\n{}", found.len(), found.join("\n"));
 }
 
