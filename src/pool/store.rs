@@ -44,11 +44,17 @@ macro_rules! load_through_cache {
 load_through_cache!(HeadStore, CatalogStore, CheckpointStore);
 
 impl Pool {
+    /// Allocates a node that stays dirty until the next checkpoint.
+    fn new_dirty_node(&self) -> Result<BlockNo, btree::Error> {
+        let addr = self.space.lock().allocate_node();
+        self.dirty_nodes.fetch_add(1, Ordering::Relaxed);
+        self.new_node(addr)
+    }
+
     fn new_node(&self, addr: Option<BlockNo>) -> Result<BlockNo, btree::Error> {
         let addr = addr.ok_or(btree::Error::NoSpace)?;
         // The block's last content may have been a node that is still cached.
         self.cache.forget(addr);
-        self.dirty_nodes.fetch_add(1, Ordering::Relaxed);
         Ok(addr)
     }
 }
@@ -58,8 +64,7 @@ impl Store for HeadStore<'_> {
         self.epoch
     }
     fn allocate(&mut self) -> Result<BlockNo, btree::Error> {
-        let addr = self.pool.space.lock().allocate_node();
-        self.pool.new_node(addr)
+        self.pool.new_dirty_node()
     }
     fn retire(&mut self, addr: BlockNo, birth: Epoch) {
         self.retired.push((addr, birth));
@@ -71,8 +76,7 @@ impl Store for CatalogStore<'_> {
         NO_EPOCH
     }
     fn allocate(&mut self) -> Result<BlockNo, btree::Error> {
-        let addr = self.pool.space.lock().allocate_node();
-        self.pool.new_node(addr)
+        self.pool.new_dirty_node()
     }
     fn retire(&mut self, addr: BlockNo, _birth: Epoch) {
         self.pool.free_runs(&[Run::new(addr, NODE_BLOCKS)]);
