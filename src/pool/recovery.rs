@@ -1,7 +1,7 @@
 //! Making a pool, and opening one: the last checkpoint, then the journal.
 //!
-//! Opening reads a superblock slot, the roots and the space map of its checkpoint, and the catalog's tables;
-//! then it replays the journal in two passes. The first puts copies of file data that an fsync left in the
+//! Opening reads a superblock slot and makes it durable, reads the roots and the space map of its checkpoint,
+//! and the catalog's tables; then it replays the journal in two passes. The first puts copies of file data that an fsync left in the
 //! journal back in their places, and reserves the blocks of every extent that a record maps, so that no node
 //! made by the replay takes one. The second carries the records out in order.
 //!
@@ -104,6 +104,10 @@ impl Pool {
         let lineage = load_lineage(&tree, &cache, &superblock)?;
         drop(cache);
         let (pool, records) = Pool::assemble(storage, open, superblock, space, tree, lineage)?;
+        pool.check_journal_length()?;
+        // A process that died may have left this slot in the host's page cache only. It must be on disk before
+        // anything is written over what the older one refers to.
+        pool.write_superblock(&pool.checkpointing.lock().superblock)?;
         pool.open_heads()?;
         pool.replay(records)?;
         pool.start_background()?;
@@ -156,6 +160,17 @@ impl Pool {
         Ok((Arc::new(pool), records))
     }
 
+    /// Where the journal ends is where it goes on at its beginning: another length would hide records.
+    fn check_journal_length(&self) -> Result<()> {
+        let found = self.storage.journal.len_bytes().map_err(Error::io("measuring the journal"))?;
+        let expected = self.checkpointing.lock().superblock.journal_bytes;
+        if found != expected {
+            let why = format!("the journal has {found} bytes, and must have {expected}");
+            return Err(Error::Corrupt(why));
+        }
+        Ok(())
+    }
+
     /// Takes the heads' states out of the lineage.
     fn open_heads(self: &Arc<Self>) -> Result<()> {
         let mut lineage = self.lineage.lock();
@@ -198,6 +213,8 @@ impl Pool {
                 other => self.apply_lineage(other)?,
             }
         }
+        // What these records map is not noted as unsynced: an fsync to come must be able to rely on it.
+        self.storage.data.sync().map_err(Error::io("syncing data"))?;
         self.changed.store(true, Ordering::Relaxed);
         tracing::info!("replayed {count} records of the journal");
         Ok(())
@@ -305,6 +322,9 @@ impl Store for FirstNodes {
 }
 
 /// Returns the valid slot with the higher generation.
+///
+/// A slot that is whole, and of a version or with features that are not known here, counts as newer than any
+/// other: the state that the other slot leads to is one that a newer program has gone on from.
 pub(crate) fn read_superblock(device: &dyn BlockDevice) -> Result<Superblock> {
     let mut best: Option<Superblock> = None;
     let mut worst = SlotError::Magic;
@@ -317,6 +337,7 @@ pub(crate) fn read_superblock(device: &dyn BlockDevice) -> Result<Superblock> {
                     best = Some(found);
                 }
             }
+            Err(error @ SlotError::Unsupported { .. }) => return Err(Error::Superblock(error)),
             Err(error) => {
                 tracing::warn!("superblock slot {slot}: {error}");
                 if worst == SlotError::Magic {

@@ -1,5 +1,7 @@
 //! The engine by itself: keys and file data through volumes, snapshots, checkpoints and reopening.
 
+mod reopen;
+
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::*;

@@ -1,5 +1,6 @@
 //! The head of a volume: its lock, and operations on it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -62,11 +63,20 @@ impl Head {
 }
 
 /// A volume of an open pool.
-#[derive(Debug)]
 pub struct Volume {
     pub(super) pool: Arc<Pool>,
     pub(super) id: VolumeId,
     pub(super) head: RwLock<Head>,
+}
+
+impl fmt::Debug for Volume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the pool, which names its volumes.
+        f.debug_struct("Volume")
+            .field("id", &self.id)
+            .field("head", &self.head)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What `df` says of a volume.
