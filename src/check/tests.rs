@@ -1,5 +1,8 @@
 //! Checks of sound pools, and of pools in which one thing has been made wrong.
 
+mod planted;
+mod surgery;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
