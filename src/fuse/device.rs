@@ -1,0 +1,73 @@
+//! The `/dev/fuse` descriptor: one request a read, one reply a write.
+//!
+//! All workers share one descriptor: a clone would end its requests when its holder dies, and a
+//! new daemon could not take them over. Reads block in the kernel, which wakes one reader a request.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::Errno;
+
+/// A connection to the kernel's FUSE driver.
+#[derive(Debug)]
+pub(crate) struct Device {
+    fd: OwnedFd,
+    ended: AtomicBool,
+}
+
+/// What a read of the device gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// A request of so many bytes.
+    Request(usize),
+    /// The filesystem is unmounted or the connection was aborted: no request comes any more.
+    End,
+}
+
+impl Device {
+    /// Takes a descriptor on which INIT has been answered.
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        Device { fd, ended: AtomicBool::new(false) }
+    }
+
+    /// Waits for a request.
+    ///
+    /// # Errors
+    /// What the kernel gives beyond interruptions, withdrawn requests and the session's end.
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        loop {
+            match rustix::io::read(&self.fd, &mut *buffer) {
+                Ok(len) => return Ok(Received::Request(len)),
+                // ENOENT: the request was withdrawn between its queueing and this read.
+                Err(Errno::NOENT | Errno::INTR | Errno::AGAIN) => {}
+                // ENODEV: unmounted. ECONNABORTED: aborted through fusectl.
+                Err(Errno::NODEV | Errno::CONNABORTED) => {
+                    self.ended.store(true, Ordering::Release);
+                    return Ok(Received::End);
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Sends a reply or a notification, whole.
+    ///
+    /// # Errors
+    /// ENOENT when the request has been interrupted or is not there (any more).
+    pub(crate) fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        rustix::io::writev(&self.fd, parts)?;
+        Ok(())
+    }
+
+    /// Whether the kernel has ended the session.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

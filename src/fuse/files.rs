@@ -1,0 +1,177 @@
+//! Operations on open files and directories.
+
+use super::decode::{CopyIn, Header, Operation};
+use super::dispatch::{Context, Scratch, done, finish};
+use super::encode::{Listing, Out, dir_open_flags, file_open_flags};
+use super::reply::Reply;
+use crate::fs::{Caller, Entry, Error, Handle, NodeId, SetAttr, Whence, WriteFlags};
+
+impl Context {
+    pub(crate) fn use_file(
+        &self,
+        operation: Operation<'_>,
+        header: &Header,
+        caller: impl FnOnce(u32) -> Caller,
+        reply: Reply,
+        scratch: &mut Scratch,
+    ) {
+        let node = NodeId(header.node);
+        match operation {
+            Operation::Open { flags, kill_suidgid } => {
+                let opened = self.open(&caller(0), node, flags.cast_signed(), kill_suidgid);
+                finish(reply, opened, |reply, handle| {
+                    if !reply.deliver(Out::new().open(handle.0, file_open_flags()).bytes()) {
+                        self.fs.release(node, handle);
+                    }
+                });
+            }
+            Operation::Create { name, flags, mode, umask } => {
+                let flags = flags.cast_signed();
+                self.created(reply, self.fs.create(&caller(umask), node, name, mode, flags));
+            }
+            Operation::TmpFile { flags, mode, umask } => {
+                let flags = flags.cast_signed();
+                self.created(reply, self.fs.tmpfile(&caller(umask), node, mode, flags));
+            }
+            Operation::Read { handle, offset, size } => {
+                let buffer = scratch.take(size);
+                match self.fs.read(node, Handle(handle), offset, buffer) {
+                    Ok(len) => reply.data(buffer.get(..len).unwrap_or_default()),
+                    Err(error) => reply.error(error.errno()),
+                }
+            }
+            Operation::Write { handle, offset, data, cached, kill_suidgid } => {
+                let flags = WriteFlags { cached, kill_suidgid };
+                let written = self.fs.write(node, Handle(handle), offset, data, flags);
+                finish(reply, written, |reply, len| reply.data(count(len as u64).bytes()));
+            }
+            Operation::Release { handle } => {
+                self.fs.release(node, Handle(handle));
+                reply.ok();
+            }
+            Operation::Fsync { datasync } => self.fsync(header, node, datasync, reply),
+            Operation::Fallocate { offset, len, mode } => {
+                done(reply, self.fs.fallocate(node, offset, len, mode));
+            }
+            Operation::Lseek { offset, whence } => self.lseek(node, offset, whence, reply),
+            Operation::CopyFileRange(copy) => self.copy(node, copy, reply),
+            Operation::OpenDir => finish(reply, self.fs.opendir(node), |reply, handle| {
+                if !reply.deliver(Out::new().open(handle.0, dir_open_flags(node)).bytes()) {
+                    self.fs.releasedir(node, handle);
+                }
+            }),
+            Operation::ReadDir { offset, size, plus } => {
+                let listing = Listing::new(scratch.take(size), plus);
+                self.readdir(&caller(0), node, offset, plus, listing, reply);
+            }
+            Operation::ReleaseDir { handle } => {
+                self.fs.releasedir(node, Handle(handle));
+                reply.ok();
+            }
+            Operation::FsyncDir { datasync } => done(reply, self.fs.fsyncdir(node, datasync)),
+            _ => reply.error(libc::ENOSYS),
+        }
+    }
+
+    /// Opens a file; the truncation that belongs to it takes set-user-id and set-group-id away from
+    /// a caller who may not keep them.
+    fn open(
+        &self,
+        caller: &Caller,
+        node: NodeId,
+        flags: i32,
+        kill_suidgid: bool,
+    ) -> Result<Handle, Error> {
+        if flags & libc::O_TRUNC == 0 || !kill_suidgid {
+            return self.fs.open(node, flags);
+        }
+        let truncate = SetAttr { size: Some(0), kill_suidgid: true, ..SetAttr::default() };
+        let handle = self.fs.open(node, flags & !libc::O_TRUNC)?;
+        self.fs.setattr(caller, node, &truncate).map(|_| handle).inspect_err(|_| {
+            self.fs.release(node, handle);
+        })
+    }
+
+    /// Replies to CREATE and TMPFILE.
+    fn created(&self, reply: Reply, result: Result<(Entry, Handle), Error>) {
+        finish(reply, result, |reply, (entry, handle)| {
+            let mut out = Out::new();
+            out.entry(&entry).open(handle.0, file_open_flags());
+            if !reply.deliver(out.bytes()) {
+                self.fs.release(entry.node, handle);
+                self.take_back(entry.node, 1);
+            }
+        });
+    }
+
+    /// The flush before a snapshot wants the file's pages here, not on the disk: the snapshot is
+    /// made durable as a whole.
+    fn fsync(&self, header: &Header, node: NodeId, datasync: bool, reply: Reply) {
+        if self.flusher.is_flushing(header.pid) {
+            reply.ok();
+        } else {
+            done(reply, self.fs.fsync(node, datasync));
+        }
+    }
+
+    /// The kernel asks without writing its dirty pages back first, and holds the inode's lock: so
+    /// they are brought in here, by the way that does not take that lock.
+    fn lseek(&self, node: NodeId, offset: u64, whence: u32, reply: Reply) {
+        const SEEK_DATA: u32 = libc::SEEK_DATA.cast_unsigned();
+        const SEEK_HOLE: u32 = libc::SEEK_HOLE.cast_unsigned();
+        let whence = match whence {
+            SEEK_DATA => Whence::Data,
+            SEEK_HOLE => Whence::Hole,
+            _ => return reply.error(libc::EINVAL),
+        };
+        if self.is_open_for_write(node) {
+            self.flusher.write_back(node);
+        }
+        finish(reply, self.fs.lseek(node, offset, whence), |reply, offset| {
+            reply.data(Out::new().u64(offset).bytes());
+        });
+    }
+
+    fn copy(&self, source: NodeId, copy: CopyIn, reply: Reply) {
+        if copy.flags != 0 {
+            return reply.error(libc::EINVAL);
+        }
+        // The narrow reply counts in 32 bits; a whole number of pages keeps the next part aligned.
+        let most = if copy.wide { u64::MAX } else { u64::from(u32::MAX) & !4095 };
+        let (target, len) = (NodeId(copy.node_out), copy.len.min(most));
+        let copied = self.fs.copy_file_range(source, copy.offset_in, target, copy.offset_out, len);
+        finish(reply, copied, |reply, len| {
+            if copy.wide {
+                reply.data(Out::new().u64(len).bytes());
+            } else {
+                reply.data(count(len).bytes());
+            }
+        });
+    }
+
+    fn readdir(
+        &self,
+        caller: &Caller,
+        node: NodeId,
+        offset: u64,
+        plus: bool,
+        mut listing: Listing<'_>,
+        reply: Reply,
+    ) {
+        let listed = self.fs.readdir(caller, node, offset, plus, &mut |entry| {
+            let taken = listing.push(entry);
+            if let (true, Some(entry)) = (taken, &entry.entry) {
+                self.snapshot_dirs.looked_up(entry.node);
+            }
+            taken
+        });
+        finish(reply, listed, |reply, ()| reply.data(listing.bytes()));
+    }
+}
+
+/// `fuse_write_out`.
+fn count(len: u64) -> Out {
+    let mut out = Out::new();
+    out.u32(u32::try_from(len).unwrap_or(u32::MAX)).u32(0);
+    out
+}

@@ -1,0 +1,420 @@
+//! A mount: made, served by worker threads, unmounted.
+//!
+//! Shape: [`Mount`] owns the session; workers and lanes share a [`Context`]. The session ends when
+//! the kernel says so (the last mount of it is gone, or it was aborted), never before: then the
+//! last worker tells the file system that every lookup and open is over.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use rustix::fs::{AtFlags, CWD, StatxFlags};
+
+use super::device::Device;
+use super::dispatch::Context;
+use super::flush::Flusher;
+use super::lane::Lanes;
+use super::notify::Notifier;
+use super::snapshot_dirs::SnapshotDirs;
+use super::{backing, handshake, sys, worker};
+use crate::fs::{Filesystem, NodeId};
+
+/// Workers that a mount has unless told otherwise.
+pub const DEFAULT_WORKERS: usize = 3;
+/// How long `unmount` waits for the kernel to end the session, which it does not do at all while
+/// another mount namespace holds a copy of the mount.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How to mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountOptions {
+    /// Lets other users than the mounting one in; permissions are checked either way.
+    pub allow_other: bool,
+    /// Mounts without a way to change anything.
+    pub read_only: bool,
+    /// What the mount table gives as the source.
+    pub fs_name: String,
+    /// Ignores device files.
+    pub nodev: bool,
+    /// Ignores set-user-id and set-group-id bits.
+    pub nosuid: bool,
+    /// Forbids to run programs.
+    pub noexec: bool,
+    /// Shows `noatime` in the mount table.
+    pub noatime: bool,
+    /// Further options for the kernel, such as `context=...`.
+    pub extra: Vec<String>,
+    /// Worker threads, at least one.
+    pub workers: usize,
+}
+
+impl Default for MountOptions {
+    /// For root everybody may enter; device files and set-user-id programs work for root's mounts
+    /// alone, as with any filesystem.
+    fn default() -> Self {
+        let root = rustix::process::geteuid().is_root();
+        MountOptions {
+            allow_other: root,
+            read_only: false,
+            fs_name: "amberfs".into(),
+            nodev: !root,
+            nosuid: !root,
+            noexec: false,
+            noatime: false,
+            extra: Vec::new(),
+            workers: DEFAULT_WORKERS,
+        }
+    }
+}
+
+/// Why a mount could not be made or taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The kernel has no FUSE.
+    #[error("there is no usable /dev/fuse: {source} (try `modprobe fuse`)")]
+    NoDevice {
+        /// What opening it gave.
+        source: io::Error,
+    },
+    /// The caller may not mount.
+    #[error("no permission to mount at {}: {source}", dir.display())]
+    Permission {
+        /// The mount point.
+        dir: PathBuf,
+        /// What was refused.
+        source: io::Error,
+    },
+    /// The mount point is not there.
+    #[error("the mount point {} does not exist", dir.display())]
+    MissingMountPoint {
+        /// The mount point.
+        dir: PathBuf,
+    },
+    /// The mount point is a file.
+    #[error("the mount point {} is not a directory", dir.display())]
+    NotADirectory {
+        /// The mount point.
+        dir: PathBuf,
+    },
+    /// The mount point is a mount whose daemon is gone.
+    #[error("at {} is a mount without a daemon (`umount` it first)", dir.display())]
+    DeadMount {
+        /// The mount point.
+        dir: PathBuf,
+    },
+    /// The kernel lacks features.
+    #[error("this kernel's FUSE is too old (Linux 5.14 is needed): no {missing}")]
+    KernelTooOld {
+        /// Names of the flags that it does not offer.
+        missing: String,
+    },
+    /// Files on the mount are in use.
+    #[error("{} is busy: files are open on it, or it is some process's directory", dir.display())]
+    Busy {
+        /// The mount point.
+        dir: PathBuf,
+    },
+    /// Another filesystem was mounted on top of this one.
+    #[error("another filesystem is mounted on {}", dir.display())]
+    Covered {
+        /// The mount point.
+        dir: PathBuf,
+    },
+    /// Anything else.
+    #[error("{action} {} failed: {source}", dir.display())]
+    Io {
+        /// `mounting` or `unmounting`, or what was done for it.
+        action: &'static str,
+        /// The mount point.
+        dir: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+impl MountError {
+    /// For an error of mounting.
+    pub(crate) fn refused(dir: &Path, source: io::Error) -> Self {
+        let dir = dir.to_path_buf();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => MountError::Permission { dir, source },
+            // The unprivileged way is a program, and it is not there.
+            io::ErrorKind::NotFound => {
+                let source = io::Error::other("not root, and there is no fusermount3");
+                MountError::Permission { dir, source }
+            }
+            _ => MountError::Io { action: "mounting at", dir, source },
+        }
+    }
+}
+
+/// Counts workers.
+#[derive(Debug, Default)]
+struct Alive {
+    counts: Mutex<Counts>,
+    none_left: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Workers that read requests.
+    serving: usize,
+    /// Workers that hold the session's parts.
+    present: usize,
+}
+
+impl Alive {
+    fn enter(&self) {
+        let mut counts = self.counts.lock();
+        counts.serving += 1;
+        counts.present += 1;
+    }
+
+    /// One worker goes and gives up what it holds; the last one ends the session before anybody
+    /// is told.
+    fn leave(&self, held: Option<(Arc<Context>, Arc<Lanes>)>) {
+        let last = {
+            let mut counts = self.counts.lock();
+            counts.serving -= 1;
+            counts.serving == 0
+        };
+        if let (true, Some((context, lanes))) = (last, &held) {
+            end_session(context, lanes);
+        }
+        drop(held);
+        self.counts.lock().present -= 1;
+        self.none_left.notify_all();
+    }
+
+    /// Waits until no worker is there, until `deadline` at most; whether that came about.
+    fn wait_until(&self, deadline: Option<Instant>) -> bool {
+        let mut counts = self.counts.lock();
+        while counts.present > 0 {
+            match deadline {
+                None => self.none_left.wait(&mut counts),
+                Some(at) if self.none_left.wait_until(&mut counts, at).timed_out() => break,
+                Some(_) => {}
+            }
+        }
+        counts.present == 0
+    }
+}
+
+/// A mounted volume. Dropping it unmounts, in the end lazily.
+#[derive(Debug)]
+pub struct Mount {
+    dir: PathBuf,
+    device_number: u64,
+    alive: Arc<Alive>,
+    context: Arc<Context>,
+}
+
+impl Mount {
+    /// Mounts `fs` at the directory `dir` and serves it; usable when this returns.
+    ///
+    /// # Errors
+    /// See [`MountError`]; nothing stays mounted then.
+    pub fn new(
+        fs: Arc<Filesystem>,
+        dir: &Path,
+        options: &MountOptions,
+    ) -> Result<Self, MountError> {
+        let dir = check_mount_point(dir)?;
+        check_device(&dir)?;
+        let fd = handshake::mount(&dir, options)?;
+        let mount = Self::serve(fs, dir, fd, options.workers);
+        if mount.is_err() {
+            tracing::debug!("the mount is given up");
+        }
+        mount
+    }
+
+    /// Serves a session on whose descriptor INIT has been answered with what
+    /// [`handshake`] negotiates.
+    fn serve(
+        fs: Arc<Filesystem>,
+        dir: PathBuf,
+        fd: OwnedFd,
+        workers: usize,
+    ) -> Result<Self, MountError> {
+        let device = Arc::new(Device::new(fd));
+        let notifier = Notifier::new(Arc::clone(&device));
+        let flusher = Arc::new(Flusher::new(dir.clone(), notifier.clone()));
+        let hook = Arc::clone(&flusher);
+        fs.set_flush_hook(Some(Box::new(move |nodes: &[NodeId]| hook.flush(nodes))));
+        let snapshot_dirs = SnapshotDirs::new(notifier);
+        let context = Arc::new(Context { fs, device, flusher, snapshot_dirs });
+        let alive = Arc::new(Alive::default());
+        let mut mount = Mount { dir, device_number: 0, alive, context };
+        let prepared = mount.spawn_workers(workers.max(1)).and_then(|()| mount.identify());
+        if let Err(source) = prepared {
+            // Without a worker the drop below would find nobody to wait for.
+            let dir = mount.dir.clone();
+            let _ = sys::unmount(&dir, true);
+            return Err(MountError::Io { action: "serving", dir, source });
+        }
+        Ok(mount)
+    }
+
+    fn spawn_workers(&self, count: usize) -> io::Result<()> {
+        let lanes = Arc::new(Lanes::new(Arc::clone(&self.context)));
+        for number in 0..count {
+            let (context, lanes) = (Arc::clone(&self.context), Arc::clone(&lanes));
+            let alive = Arc::clone(&self.alive);
+            self.alive.enter();
+            let work = move || {
+                worker::serve(&context, &lanes);
+                alive.leave(Some((context, lanes)));
+            };
+            let spawned = thread::Builder::new().name(format!("fuse-{number}")).spawn(work);
+            if let Err(error) = spawned {
+                self.alive.leave(None);
+                // Fewer will do, as long as there is one.
+                if number == 0 {
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out the mount's `st_dev`, and tunes its backing device.
+    fn identify(&mut self) -> io::Result<()> {
+        self.device_number = device_number(&self.dir)?;
+        self.context.flusher.set_device_number(self.device_number);
+        backing::tune(self.device_number);
+        Ok(())
+    }
+
+    /// The mount point, absolute.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether the kernel has ended the session.
+    pub fn session_ended(&self) -> bool {
+        self.alive.counts.lock().present == 0
+    }
+
+    /// Waits until the kernel has ended the session: somebody unmounted it.
+    pub fn wait(&self) {
+        self.alive.wait_until(None);
+    }
+
+    /// As [`Self::wait`], for so long at most; whether the session has ended.
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.alive.wait_until(Some(Instant::now() + timeout))
+    }
+
+    /// Unmounts, and waits a while for the session's end. No error if it has ended already.
+    ///
+    /// # Errors
+    /// [`MountError::Busy`] and [`MountError::Covered`]: the mount stays and is served.
+    pub fn unmount(&self) -> Result<(), MountError> {
+        if self.session_ended() {
+            return Ok(());
+        }
+        let failed =
+            |source| MountError::Io { action: "unmounting", dir: self.dir.clone(), source };
+        match device_number(&self.dir) {
+            Ok(number) if number != self.device_number => {
+                return if self.wait_timeout(Duration::from_millis(100)) {
+                    Ok(())
+                } else {
+                    Err(MountError::Covered { dir: self.dir.clone() })
+                };
+            }
+            _ => {}
+        }
+        match sys::unmount(&self.dir, false) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                return Err(MountError::Busy { dir: self.dir.clone() });
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                fusermount(&self.dir).map_err(failed)?;
+            }
+            // Not a mount point any more: somebody was faster.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            other => other.map_err(failed)?,
+        }
+        if !self.wait_timeout(END_TIMEOUT) {
+            tracing::info!(dir = %self.dir.display(), "unmounted here, still mounted elsewhere");
+        }
+        Ok(())
+    }
+
+    /// Has the kernel drop what it holds of a snapshot that was deleted by other means than the
+    /// mount; `view` is any node inside it.
+    pub fn snapshot_deleted(&self, name: &str, view: NodeId) {
+        self.context.snapshot_dirs.drop_snapshot(name.as_bytes(), view);
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if let Err(error) = self.unmount() {
+            tracing::warn!(%error, "detaching the mount instead");
+            if matches!(error, MountError::Busy { .. }) {
+                let _ = sys::unmount(&self.dir, true);
+            }
+        }
+    }
+}
+
+/// Runs once, when the last worker has left: no request comes any more.
+fn end_session(context: &Context, lanes: &Lanes) {
+    lanes.close();
+    context.fs.set_flush_hook(None);
+    context.fs.forget_all();
+}
+
+fn check_mount_point(dir: &Path) -> Result<PathBuf, MountError> {
+    let metadata = std::fs::metadata(dir).map_err(|source| {
+        let dir = dir.to_path_buf();
+        match source.raw_os_error() {
+            Some(libc::ENOENT) => MountError::MissingMountPoint { dir },
+            Some(libc::ENOTDIR) => MountError::NotADirectory { dir },
+            Some(libc::ENOTCONN) => MountError::DeadMount { dir },
+            Some(libc::EACCES) => MountError::Permission { dir, source },
+            _ => MountError::Io { action: "looking at", dir, source },
+        }
+    })?;
+    if !metadata.is_dir() {
+        return Err(MountError::NotADirectory { dir: dir.to_path_buf() });
+    }
+    let wrap = |source| MountError::Io { action: "looking at", dir: dir.to_path_buf(), source };
+    dir.canonicalize().map_err(wrap)
+}
+
+/// The device must be there; that it may be opened is asked by mounting.
+fn check_device(dir: &Path) -> Result<(), MountError> {
+    match std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => Ok(()),
+        Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+            Err(MountError::Permission { dir: dir.to_path_buf(), source })
+        }
+        Err(source) => Err(MountError::NoDevice { source }),
+    }
+}
+
+/// `st_dev` of a directory, without asking its filesystem.
+fn device_number(dir: &Path) -> io::Result<u64> {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let found = rustix::fs::statx(CWD, dir, flags, StatxFlags::TYPE)?;
+    Ok(rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor))
+}
+
+/// Unmounts with the help of the set-user-id program.
+fn fusermount(dir: &Path) -> io::Result<()> {
+    let output =
+        Command::new("fusermount3").args(["-u", "--"]).arg(dir).stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}

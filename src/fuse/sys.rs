@@ -1,0 +1,88 @@
+//! System calls that have no safe wrapper.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Type of FUSE's file handles: 64-bit node id and generation.
+const FILEID_INO64_GEN: i32 = 0x81;
+
+/// `struct file_handle` with the 12 bytes that FUSE wants.
+#[repr(C)]
+struct FuseFileHandle {
+    handle_bytes: u32,
+    handle_type: i32,
+    node_high: u32,
+    node_low: u32,
+    generation: u32,
+}
+
+/// Opens, for reading, an inode that the kernel has cached, by its node id.
+///
+/// # Errors
+/// ESTALE when it is not cached, EPERM without CAP_DAC_READ_SEARCH, and those of `open`.
+pub(crate) fn open_cached_inode(mount: BorrowedFd<'_>, node: u64) -> io::Result<File> {
+    let mut handle = FuseFileHandle {
+        handle_bytes: 12,
+        handle_type: FILEID_INO64_GEN,
+        node_high: (node >> 32) as u32,
+        node_low: (node & 0xffff_ffff) as u32,
+        generation: 0,
+    };
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOFOLLOW;
+    // SAFETY: `handle` is a live, writable `struct file_handle` followed by the 12 bytes that its
+    // `handle_bytes` announces, and `mount` is an open descriptor for the length of the call.
+    let fd = unsafe { libc::open_by_handle_at(mount.as_raw_fd(), (&raw mut handle).cast(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just returned this descriptor, so nobody else owns it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Starts and awaits the write-back of a file's dirty pages without taking its inode lock.
+pub(crate) fn write_back(file: &File) -> io::Result<()> {
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: a call on an open descriptor that passes no memory.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Unmounts what is mounted at `dir`, at once or (`lazy`) when its last user is gone.
+pub(crate) fn unmount(dir: &Path, lazy: bool) -> io::Result<()> {
+    let path = CString::new(dir.as_os_str().as_bytes())?;
+    let flags = libc::UMOUNT_NOFOLLOW | if lazy { libc::MNT_DETACH } else { 0 };
+    // SAFETY: `path` is a NUL-terminated string that outlives the call.
+    match unsafe { libc::umount2(path.as_ptr(), flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Tells the kernel that this thread serves a filesystem: it is not throttled for pages that it is
+/// itself to write back, and its allocations do not wait for them. False without the privilege.
+pub(crate) fn become_io_flusher() -> bool {
+    const PR_SET_IO_FLUSHER: libc::c_int = 57;
+    // SAFETY: `prctl` with integer arguments alone.
+    unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1u64, 0u64, 0u64, 0u64) == 0 }
+}
+
+/// Takes the device's descriptor out of a session that is never dropped.
+///
+/// fuser's `Session` unmounts by path when it is dropped, also after its mount has ended, when
+/// another filesystem may be mounted there: its test for that is inverted. So the session is
+/// forgotten and its descriptor lives on here.
+pub(crate) fn take_descriptor(session: impl AsFd) -> OwnedFd {
+    let fd = session.as_fd().as_raw_fd();
+    std::mem::forget(session);
+    // SAFETY: the descriptor is open, and its owner was forgotten without being dropped.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}

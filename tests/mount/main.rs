@@ -1,0 +1,18 @@
+//! A volume on a real mount: what programs see. One file per class of operations.
+//!
+//! A mount that cannot be made fails the test: without /dev/fuse and the right to mount there is
+//! nothing here that could be called tested.
+
+mod attributes;
+mod compare;
+mod data;
+mod directories;
+mod lifecycle;
+mod locks;
+mod mapping;
+mod names;
+mod p1;
+mod random;
+mod snapshots;
+mod support;
+mod xattrs;

@@ -1,0 +1,56 @@
+//! A shared, writable mapping of a file.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use rustix::mm::{MapFlags, ProtFlags};
+
+/// Bytes of a file that are written by storing to memory.
+pub(crate) struct Mapping {
+    start: *mut u8,
+    len: usize,
+}
+
+// SAFETY: the memory belongs to the mapping alone and is reached through `&mut self`.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    /// Maps the first `len` bytes of `file`, which has as many.
+    pub(crate) fn new(file: &File, len: usize) -> Self {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
+        let start = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                len,
+                protection,
+                MapFlags::SHARED,
+                file.as_fd(),
+                0,
+            )
+        };
+        Mapping { start: start.unwrap().cast(), len }
+    }
+
+    pub(crate) fn store(&mut self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.len);
+        // SAFETY: the target lies within the mapping, and the source is not part of it.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.add(offset), bytes.len());
+        }
+    }
+
+    pub(crate) fn load(&self, offset: usize, len: usize) -> Vec<u8> {
+        assert!(offset + len <= self.len);
+        // SAFETY: the range lies within the mapping, and nobody stores to it meanwhile.
+        unsafe { std::slice::from_raw_parts(self.start.add(offset), len).to_vec() }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly what was mapped, and nothing points into it any more.
+        unsafe { rustix::mm::munmap(self.start.cast(), self.len) }.unwrap();
+    }
+}
