@@ -1,42 +1,114 @@
 //! A pool and a mount of it in temporary directories, taken away when dropped.
-use amberfs::fs::Filesystem;
-use amberfs::fuse::{Mount, MountOptions};
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use amberfs::device::PoolDir;
+use amberfs::fs::{Filesystem, FsOptions, Timestamp};
+use amberfs::fuse::{Mount, MountOptions};
+use amberfs::pool::{Clock, CreateOptions, OpenOptions, Pool};
+
+/// The machine's time: what the kernel caches is measured by it too.
+struct RealClock;
+
+impl Clock for RealClock {
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        Timestamp { sec: since.as_secs().cast_signed(), nsec: since.subsec_nanos() }
+    }
+}
+
+/// What is there while the volume is mounted; in the order in which it must go.
+struct Mounted {
+    mount: Mount,
+    fs: Arc<Filesystem>,
+    pool: Arc<Pool>,
+    _lock: PoolDir,
+}
 
 /// A mounted volume.
 pub(crate) struct TestMount {
-    mount: Option<Mount>,
-    fs: Arc<Filesystem>,
+    mounted: Option<Mounted>,
+    mount_options: MountOptions,
     dir: tempfile::TempDir,
+    pool_dir: tempfile::TempDir,
 }
 
 impl TestMount {
     pub(crate) fn new() -> Self {
         Self::with(MountOptions::default())
     }
-    pub(crate) fn with(options: MountOptions) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let fs = Arc::new(Filesystem::stub());
-        let mount = Mount::new(Arc::clone(&fs), dir.path(), &options).unwrap();
-        TestMount { mount: Some(mount), fs, dir }
+
+    pub(crate) fn with(mount_options: MountOptions) -> Self {
+        let (dir, pool_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let lock = PoolDir::create(&pool_dir.path().join("pool")).unwrap();
+        let create = CreateOptions {
+            size_bytes: Some(2 << 30),
+            journal_bytes: 16 << 20,
+            uuid: [1; 16],
+            seed: [2; 32],
+        };
+        let pool = Pool::create(lock.storage(), &create, open_options()).unwrap();
+        let root = Filesystem::format_root(RealClock.now(), 0, 0, 0o755);
+        pool.create_volume("main", &root).unwrap();
+        let mut made = TestMount { mounted: None, mount_options, dir, pool_dir };
+        made.mount_pool(pool, lock);
+        made
     }
+
+    fn mount_pool(&mut self, pool: Arc<Pool>, lock: PoolDir) {
+        let volume = pool.volume("main").unwrap();
+        let options = FsOptions { read_only: self.mount_options.read_only, ..FsOptions::default() };
+        let fs = Arc::new(Filesystem::new(volume, options).unwrap());
+        let mount = Mount::new(Arc::clone(&fs), self.dir.path(), &self.mount_options).unwrap();
+        self.mounted = Some(Mounted { mount, fs, pool, _lock: lock });
+    }
+
     pub(crate) fn root(&self) -> &Path {
         self.dir.path()
     }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root().join(name)
     }
+
     pub(crate) fn fs(&self) -> Arc<Filesystem> {
-        Arc::clone(&self.fs)
+        Arc::clone(&self.mounted.as_ref().unwrap().fs)
     }
+
     pub(crate) fn mount(&self) -> &Mount {
-        self.mount.as_ref().unwrap()
+        &self.mounted.as_ref().unwrap().mount
     }
+
+    /// Unmounts, closes the pool, opens it again and mounts.
     pub(crate) fn remount(&mut self) {
-        self.mount.take().unwrap().unmount().unwrap();
-        self.mount = Some(
-            Mount::new(Arc::clone(&self.fs), self.dir.path(), &MountOptions::default()).unwrap(),
-        );
+        self.unmount();
+        let lock = PoolDir::open(&self.pool_dir.path().join("pool")).unwrap();
+        let pool = Pool::open(lock.storage(), open_options()).unwrap();
+        self.mount_pool(pool, lock);
     }
+
+    fn unmount(&mut self) {
+        let mounted = self.mounted.take().unwrap();
+        mounted.mount.unmount().unwrap();
+        assert!(mounted.mount.session_ended());
+        mounted.pool.close().unwrap();
+    }
+}
+
+impl Drop for TestMount {
+    /// Ends everything, also when the test has failed.
+    fn drop(&mut self) {
+        if let Some(Mounted { mount, fs, pool, _lock }) = self.mounted.take() {
+            drop(mount);
+            drop(fs);
+            let closed = pool.close();
+            assert!(closed.is_ok() || std::thread::panicking(), "{closed:?}");
+        }
+    }
+}
+
+fn open_options() -> OpenOptions {
+    OpenOptions { background: true, cache_bytes: 64 << 20, ..OpenOptions::new(Arc::new(RealClock)) }
 }
