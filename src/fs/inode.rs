@@ -75,7 +75,7 @@ pub(super) fn apply_attributes(
     if set.uid.is_some() || set.gid.is_some() {
         let clear = !inode.is_dir();
         // Without group execution the bit means mandatory locking, and only strangers lose it.
-        let stranger = caller.uid != 0 && !caller.in_group(inode.gid);
+        let stranger = caller.uid != 0 && !caller.is_unknown() && !caller.in_group(inode.gid);
         inode.uid = set.uid.unwrap_or(inode.uid);
         inode.gid = set.gid.unwrap_or(inode.gid);
         if clear {

@@ -27,6 +27,13 @@ impl Caller {
         Caller::default()
     }
 
+    /// Whether the ids are not known. Where idmapped mounts are possible, the kernel passes the caller's
+    /// ids with what makes a file, and `u32::MAX` with everything else; it has then checked permissions
+    /// itself.
+    pub fn is_unknown(&self) -> bool {
+        self.uid == u32::MAX
+    }
+
     /// Whether the caller is a member of a group.
     pub fn in_group(&self, gid: u32) -> bool {
         self.gid == gid || self.groups.contains(&gid)

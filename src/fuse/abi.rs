@@ -60,7 +60,6 @@ pub(crate) mod opcode {
 /// Codes of notifications, which travel as replies to nothing (`unique` is 0).
 pub(crate) mod notify {
     pub(crate) const INVAL_INODE: i32 = 2;
-    pub(crate) const INVAL_ENTRY: i32 = 3;
 }
 
 /// Bits of `fuse_setattr_in.valid`.

@@ -19,6 +19,7 @@
 
 mod abi;
 mod backing;
+mod credentials;
 mod cursor;
 mod decode;
 mod device;

@@ -348,10 +348,10 @@ impl Mount {
         Ok(())
     }
 
-    /// Has the kernel drop what it holds of a snapshot that was deleted by other means than the
-    /// mount; `view` is any node inside it.
-    pub fn snapshot_deleted(&self, name: &str, view: NodeId) {
-        self.context.snapshot_dirs.drop_snapshot(name.as_bytes(), view);
+    /// Makes the kernel ask again about a snapshot that was deleted by other means than the mount;
+    /// `view` is any node inside it.
+    pub fn snapshot_deleted(&self, view: NodeId) {
+        self.context.snapshot_dirs.drop_snapshot(view);
     }
 }
 

@@ -69,15 +69,14 @@ impl Context {
         }
     }
 
-    /// Deletes a snapshot, then has the kernel drop what it holds of it under any directory.
+    /// Deletes a snapshot, then makes the kernel ask again about it wherever it was seen.
     fn remove_snapshot(&self, caller: &Caller, parent: NodeId, name: &[u8], reply: Reply) {
         let view = self.fs.lookup(caller, parent, name).map(|entry| entry.node);
         let result = self.fs.rmdir(caller, parent, name);
         let removed = result.is_ok();
-        // First the reply: the caller holds the directory's lock, which the notification needs.
         finish(reply, result, |reply, ()| reply.ok());
         if let (true, Ok(view)) = (removed, view) {
-            self.snapshot_dirs.drop_snapshot(name, view);
+            self.snapshot_dirs.drop_snapshot(view);
         }
     }
 }

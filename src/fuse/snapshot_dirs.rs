@@ -2,9 +2,12 @@
 //! under each of them.
 //!
 //! A snapshot is reached by a name in every directory's `.snapshots`. Those names are looked up
-//! anew on every walk, but a process whose current directory is inside, or which has a file open,
-//! goes on with what is cached. When the snapshot is deleted its names are dropped, and the
-//! attributes of its top directories with them: the next call from inside asks, and gets ESTALE.
+//! anew on every walk, but a process whose current directory is inside, or which has it open, goes
+//! on with what is cached. So the attributes of the snapshot's top directories are dropped: the
+//! next call on one of them asks, and gets ESTALE.
+//!
+//! Absent on purpose: FUSE_NOTIFY_INVAL_ENTRY for the names. It waits for the directory's lock,
+//! which a caller may hold who waits for the thread that would send it.
 
 use std::collections::HashMap;
 
@@ -49,14 +52,12 @@ impl SnapshotDirs {
         }
     }
 
-    /// Drops what the kernel holds of a snapshot; `view` is any node inside it. Not on a worker.
-    pub(crate) fn drop_snapshot(&self, name: &[u8], view: NodeId) {
+    /// Makes the kernel ask again about a snapshot that is gone; `view` is any node inside it.
+    pub(crate) fn drop_snapshot(&self, view: NodeId) {
         let dirs: Vec<u64> = self.counts.lock().keys().copied().collect();
         for dir in dirs {
             let top = (view.0 & !INODE_BITS) | (dir & INODE_BITS);
-            let dropped =
-                self.notifier.inval_inode(top).and_then(|()| self.notifier.inval_entry(dir, name));
-            if let Err(error) = dropped {
+            if let Err(error) = self.notifier.inval_attributes(top) {
                 tracing::debug!(dir, %error, "a deleted snapshot stays in the kernel's cache");
             }
         }

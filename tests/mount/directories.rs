@@ -24,6 +24,7 @@ fn a_large_directory_lists_every_name_once() {
             use std::os::unix::fs::MetadataExt;
             assert_eq!(entry.metadata().unwrap().ino(), entry.ino());
         }
+        drop(listed);
         assert_eq!(names(m.root()), expected);
         m.remount();
     }

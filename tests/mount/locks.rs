@@ -24,8 +24,10 @@ fn record_locks_exclude_another_process() {
     let m = TestMount::new();
     let file = File::create(m.path("f")).unwrap();
     fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
-    let script = "use Fcntl; open(F, '+<', $ARGV[0]) or exit 3; \
-                  exit(fcntl(F, F_SETLK, pack('s s l! l! i', F_WRLCK, 0, 0, 0, 0)) ? 0 : 1)";
+    // F_SETLK is 6 and F_WRLCK is 1.
+    let script = "open(my $f, '+<', $ARGV[0]) or exit 3; \
+                  my $lock = pack('s s x4 q q i x4', 1, 0, 0, 0, 0); \
+                  exit(fcntl($f, 6, $lock) ? 0 : 1)";
     let attempt = || {
         std::process::Command::new("perl").args(["-e", script]).arg(m.path("f")).status().unwrap()
     };

@@ -1,4 +1,4 @@
-//! A shared, writable mapping of a file.
+//! Calls that have no safe wrapper: a shared mapping of a file, the size of an attribute.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -53,4 +53,11 @@ impl Drop for Mapping {
         // SAFETY: exactly what was mapped, and nothing points into it any more.
         unsafe { rustix::mm::munmap(self.start.cast(), self.len) }.unwrap();
     }
+}
+
+/// Asks for the size of an extended attribute, with no room for its value.
+pub(crate) fn xattr_size(path: &std::path::Path, name: &std::ffi::CStr) -> isize {
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+    // SAFETY: both strings end with a NUL, and a size of zero lets the call write nothing.
+    unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use amberfs::device::PoolDir;
 use amberfs::fs::{Filesystem, FsOptions, Timestamp};
@@ -84,14 +84,14 @@ impl TestMount {
     /// Unmounts, closes the pool, opens it again and mounts.
     pub(crate) fn remount(&mut self) {
         self.unmount();
-        let lock = PoolDir::open(&self.pool_dir.path().join("pool")).unwrap();
+        let lock = eventually(|| PoolDir::open(&self.pool_dir.path().join("pool")));
         let pool = Pool::open(lock.storage(), open_options()).unwrap();
         self.mount_pool(pool, lock);
     }
 
     fn unmount(&mut self) {
         let mounted = self.mounted.take().unwrap();
-        mounted.mount.unmount().unwrap();
+        eventually(|| mounted.mount.unmount());
         assert!(mounted.mount.session_ended());
         mounted.pool.close().unwrap();
     }
@@ -106,6 +106,19 @@ impl Drop for TestMount {
             let closed = pool.close();
             assert!(closed.is_ok() || std::thread::panicking(), "{closed:?}");
         }
+    }
+}
+
+/// Tries again for a while: a program that another test has just forked holds every descriptor of
+/// this process until it runs, and with them the lock of a pool and files on a mount.
+fn eventually<T, E: std::fmt::Debug>(mut attempt: impl FnMut() -> Result<T, E>) -> T {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        match attempt() {
+            Ok(value) => return value,
+            Err(error) => assert!(Instant::now() < end, "{error:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -48,10 +48,34 @@ fn create_replace_remove_and_a_buffer_that_is_too_small() {
     assert_eq!(set(XattrFlags::CREATE), Err(Errno::EXIST));
     set(XattrFlags::REPLACE).unwrap();
     assert_eq!(getxattr(&file, "user.a", &mut [0u8; 2]), Err(Errno::RANGE));
-    assert_eq!(getxattr(&file, "user.a", &mut [0u8; 0]), Ok(5));
+    assert_eq!(crate::mapping::xattr_size(&file, c"user.a"), 5);
     removexattr(&file, "user.a").unwrap();
     assert_eq!(get(&file, "user.a"), Err(Errno::NODATA));
     assert_eq!(removexattr(&file, "user.a"), Err(Errno::NODATA));
+}
+
+#[test]
+fn trusted_attributes_are_listed_for_root_alone() {
+    let m = TestMount::new();
+    let file = m.path("f");
+    fs::write(&file, b"").unwrap();
+    setxattr(&file, "trusted.t", b"1", XattrFlags::empty()).unwrap();
+    setxattr(&file, "user.u", b"2", XattrFlags::empty()).unwrap();
+    let mut list = vec![0u8; 4096];
+    let len = listxattr(&file, &mut list).unwrap();
+    let mut listed: Vec<_> =
+        list[..len].split(|&byte| byte == 0).filter(|name| !name.is_empty()).collect();
+    listed.sort_unstable();
+    assert_eq!(listed, [&b"trusted.t"[..], b"user.u"]);
+    let script = "my $b = \"\\0\" x 4096; \
+                  my $n = syscall($ARGV[1] + 0, $ARGV[0], $b, 4096); print substr($b, 0, $n)";
+    let number = libc::SYS_listxattr.to_string();
+    let others = std::process::Command::new("setpriv")
+        .args(["--reuid=1000", "--regid=1000", "--clear-groups", "perl", "-e"])
+        .args([script, file.to_str().unwrap(), &format!("{number}")])
+        .output()
+        .unwrap();
+    assert_eq!(others.stdout, b"user.u\0");
 }
 
 /// A POSIX ACL as the kernel passes it: version 2, then tag, permissions and id of each entry.
