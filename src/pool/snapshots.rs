@@ -150,11 +150,26 @@ impl Pool {
     }
 
     /// Hands what heads have gathered for their deadlists to the lineage. The gate is closed.
-    fn gather_dead(&self) {
+    pub(super) fn gather_dead(&self) {
         for volume in self.volumes.read().values() {
             let mut head = volume.head.write();
             let dead = std::mem::take(&mut head.dead);
             self.lineage.lock().buffer_dead(head.deadlist, dead);
+        }
+    }
+
+    /// Tells heads what a member's end has made of their ancestors. The gate is closed.
+    pub(super) fn refresh_heads(&self) {
+        for volume in self.volumes.read().values() {
+            let mut head = volume.head.write();
+            let lineage = self.lineage.lock();
+            head.parent_epoch = lineage.parent_epoch(head.member);
+            // Epochs of ancestors that are gone stay until they are many: a bucket of such an epoch is as
+            // good as one of the next that is left. The deleted one's can't be taken out by its number,
+            // which in a group is that of another volume's snapshot too.
+            if head.ancestors.len() > 2 * lineage.member_count() + 64 {
+                head.ancestors = lineage.ancestor_epochs(head.member);
+            }
         }
     }
 
@@ -212,17 +227,7 @@ impl Pool {
         if let Some(view) = view {
             view.end();
         }
-        for volume in self.volumes.read().values() {
-            let mut head = volume.head.write();
-            let lineage = self.lineage.lock();
-            head.parent_epoch = lineage.parent_epoch(head.member);
-            // Epochs of ancestors that are gone stay until they are many: a bucket of such an epoch is as
-            // good as one of the next that is left. The deleted one's can't be taken out by its number,
-            // which in a group is that of another volume's snapshot too.
-            if head.ancestors.len() > 2 * lineage.member_count() + 64 {
-                head.ancestors = lineage.ancestor_epochs(head.member);
-            }
-        }
+        self.refresh_heads();
         Ok(())
     }
 

@@ -79,10 +79,14 @@ impl Pool {
             Record::DeleteVolume { volume } => {
                 let found = self.volumes.write().remove(volume);
                 let found = found.ok_or_else(|| unknown("volume", volume.0))?;
+                // A deleted snapshot that both this head and another grew from goes now.
+                self.gather_dead();
                 let mut head = found.head.write();
                 head.deleted = true;
                 let root = head.root.clone();
-                Ok(self.lineage.lock().delete_volume(*volume, root, store)?)
+                self.lineage.lock().delete_volume(*volume, root, store)?;
+                self.refresh_heads();
+                Ok(())
             }
             Record::SetVolume { volume, quota_bytes, labels } => {
                 let quota = (*quota_bytes > 0).then_some(*quota_bytes);
