@@ -103,6 +103,7 @@ impl Journal {
         let salt = frame_salt(&salt);
         let found = scan(&*device, len_bytes, salt, tail)?;
         let (next, used_bytes) = (found.next, found.used_bytes);
+        scan::bury(&*device, len_bytes, next).map_err(Error::io("repair"))?;
         let journal = Journal {
             device,
             len_bytes,

@@ -31,7 +31,9 @@
 //! with a record of the same length, it would stand in the right place with the right number.
 //! Therefore each frame's checksum covers the checksum of the frame before (the chain, of which the
 //! superblock keeps the link at the tail), and a nonce that each opening gets anew, so that no
-//! record of one opening has the checksum of one from another, even with the same payload.
+//! record of one opening has the checksum of one from another, even with the same payload. And before
+//! anything is appended, opening durably takes away the header of a torn record that stands where the
+//! next one goes: bytes written there later could be the very ones that it lacks.
 //!
 //! Space is reused only when the pool calls `release`, after a superblock with that tail is durable.
 //!

@@ -68,6 +68,28 @@ pub(super) fn scan(
     Ok(found)
 }
 
+/// Takes away the header of a torn record that stands where the next one goes, durably.
+///
+/// Otherwise a later write, torn too, could bring the very bytes that the old record lacks, and bring it back
+/// with all that follows it.
+pub(super) fn bury(device: &dyn BlockDevice, len_bytes: u64, next: Position) -> io::Result<()> {
+    let mut buried = false;
+    // A place that is in use begins with a record of another number.
+    for at in [next.offset, 0] {
+        let mut header = [0; FRAME_HEADER];
+        if at + FRAME_HEADER as u64 > len_bytes {
+            continue;
+        }
+        device.read_at(at, &mut header)?;
+        let Ok((found, _)) = FrameHeader::decode(&header) else { continue };
+        if (found.seq, found.chain) == (next.seq, next.chain) {
+            device.write_at(at, &[0; FRAME_HEADER])?;
+            buried = true;
+        }
+    }
+    if buried { device.sync() } else { Ok(()) }
+}
+
 /// A valid frame.
 struct Frame<'a> {
     payload: &'a [u8],

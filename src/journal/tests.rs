@@ -165,6 +165,34 @@ fn a_record_behind_a_lost_one_does_not_come_back() {
 }
 
 #[test]
+fn a_torn_record_is_not_made_whole_by_what_is_written_over_it() {
+    // The record stands where the last one ends, or does not fit there, and stands at 0.
+    for (before, at) in [([16, 16], 96), ([3500, 3500], 0)] {
+        let (device, journal) = fresh(8192);
+        let [_, last] = before.map(|len| journal.append(&payload(1, len)).unwrap());
+        journal.write_out(last).unwrap();
+        let tail = journal.position();
+        journal.release(tail);
+        let seq = journal.append(&[5; 1500]).unwrap();
+        journal.write_out(seq).unwrap();
+        // A power cut keeps its second sector from the disk.
+        device.write_at(at + 512, &[0; 512]).unwrap();
+        let (journal, records) = open(&device, 2, tail);
+        assert!(records.is_empty());
+        // The next one is longer and has the same bytes; a power cut keeps only that sector of it.
+        let before = device.contents();
+        let seq = journal.append(&[5; 1700]).unwrap();
+        journal.write_out(seq).unwrap();
+        let mut sector = [0; 512];
+        device.read_at(at + 512, &mut sector).unwrap();
+        let torn = Arc::new(MemoryDevice::with_contents(before));
+        torn.write_at(at + 512, &sector).unwrap();
+        let (_, records) = open(&torn, 3, tail);
+        assert!(records.is_empty(), "{} bytes have come back", records[0].1.len());
+    }
+}
+
+#[test]
 fn a_page_is_padded_only_with_free_bytes() {
     let (device, journal) = fresh(MIN_LENGTH);
     // The tail comes to lie in the first page, and the log goes round until just before it.
