@@ -1,0 +1,492 @@
+//! The life of a pool's daemon: from the first mount to the last one's end.
+//!
+//! Threads: this one waits for events; one waits for signals; one accepts connections; one for each
+//! connection; one for each mount, which waits for its end. The pool and the mounts have their own.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::format::Timestamp;
+use crate::fs::{Atime, Filesystem, FsOptions, SnapDir};
+use crate::fuse::{Mount, MountOptions};
+use crate::pool::Pool;
+
+use super::mounts::{Mounted, Mounts};
+use super::open::{LockedDir, OpenPool, now};
+use super::protocol::{
+    Answer, DaemonRow, Envelope, MAX_LINE_BYTES, MountRequest, MountSettings, Outcome, Reply,
+    Request, SnapdirMode, VERSION,
+};
+use super::service::{self, rfc3339};
+use super::{Error, ErrorKind, Result, client, sys};
+
+/// Most clients at a time; each costs a thread.
+const MAX_CLIENTS: usize = 128;
+/// How long the process waits at its end for replies to be written.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// What the main thread waits for.
+#[derive(Debug)]
+enum Event {
+    /// A mount has ended.
+    Ended(u64),
+    /// A request has ended the last mount.
+    LastUnmounted,
+    /// A signal asks the process to end.
+    Terminate(i32),
+}
+
+/// The daemon's state.
+#[derive(Debug)]
+struct Server {
+    path: PathBuf,
+    started: Timestamp,
+    /// None when the pool is being closed.
+    pool: Mutex<Option<Arc<Pool>>>,
+    mounts: Mounts,
+    /// Serializes mounting and unmounting; true when no mount may be added any more.
+    changing: Mutex<bool>,
+    /// How closing went, when it is done.
+    closed: Mutex<Option<Result<()>>>,
+    closing: Condvar,
+    next_id: AtomicU64,
+    /// Connections.
+    clients: AtomicUsize,
+    /// Requests that are being answered.
+    answering: AtomicUsize,
+    events: Mutex<Sender<Event>>,
+}
+
+/// Opens the pool, makes the first mount, calls `ready` with the outcome, and serves until the last
+/// mount has ended or a signal comes.
+///
+/// When this fails before `ready` has been called with a success, nothing has changed.
+pub(super) fn run(first: &MountRequest, ready: impl FnOnce(&Result<Reply>, &Path)) -> Result<()> {
+    let path = &first.pool.0;
+    match start(first) {
+        Ok((server, open, listener, events, notes)) => {
+            ready(&Ok(Reply::Mounted { notes }), path);
+            server.serve(open, listener, &events)
+        }
+        Err(error) => {
+            ready(&Err(error.clone()), path);
+            Err(error)
+        }
+    }
+}
+
+type Started = (Arc<Server>, OpenPool, UnixListener, Receiver<Event>, Vec<String>);
+
+fn start(first: &MountRequest) -> Result<Started> {
+    sys::block_signals().map_err(|error| Error::io("block signals", &error))?;
+    let locked = LockedDir::take(&first.pool.0, first.create)?;
+    // From here on other clients queue up at the socket instead of finding the pool in use.
+    let listener = match client::bind(locked.path()) {
+        Ok(listener) => listener,
+        Err(error) => {
+            let error = Error::io(
+                format_args!("make the socket {}/{}", locked.path().display(), client::SOCKET),
+                &error,
+            );
+            return Err(locked.abandon(error));
+        }
+    };
+    let open = locked.open(&first.options, true);
+    let open = open.inspect_err(|_| drop(client::remove(&first.pool.0)))?;
+    let (sender, events) = channel();
+    let server = Arc::new(Server {
+        path: open.path().to_owned(),
+        started: now(),
+        pool: Mutex::new(Some(Arc::clone(&open.pool))),
+        mounts: Mounts::default(),
+        changing: Mutex::new(false),
+        closed: Mutex::new(None),
+        closing: Condvar::new(),
+        next_id: AtomicU64::new(1),
+        clients: AtomicUsize::new(0),
+        answering: AtomicUsize::new(0),
+        events: Mutex::new(sender),
+    });
+    match server.mount(first) {
+        Ok(_) => Ok((server, open, listener, events, Vec::new())),
+        Err(error) => {
+            let _ = client::remove(&server.path);
+            *server.pool.lock() = None;
+            Err(open.abandon(error))
+        }
+    }
+}
+
+impl Server {
+    /// Waits for the end, and closes the pool.
+    fn serve(
+        self: &Arc<Self>,
+        open: OpenPool,
+        listener: UnixListener,
+        events: &Receiver<Event>,
+    ) -> Result<()> {
+        let server = Arc::clone(self);
+        spawn("signals", move || match sys::wait_for_signal() {
+            Ok(signal) => server.tell(Event::Terminate(signal)),
+            Err(error) => tracing::error!(%error, "signals can't be waited for"),
+        })?;
+        let server = Arc::clone(self);
+        spawn("control", move || server.accept(&listener))?;
+        tracing::info!(pool = %self.path.display(), pid = std::process::id(), "serving");
+        while let Ok(event) = events.recv() {
+            match event {
+                Event::Ended(id) => {
+                    if self.forget(id) {
+                        break;
+                    }
+                }
+                Event::LastUnmounted => break,
+                Event::Terminate(signal) => {
+                    tracing::info!(signal, "asked to end: unmounting");
+                    self.unmount_all();
+                    break;
+                }
+            }
+        }
+        let closed = self.close(open);
+        self.wait_for_answers();
+        closed
+    }
+
+    fn tell(&self, event: Event) {
+        // The receiver lives as long as the main thread, after which nobody needs to know.
+        let _ = self.events.lock().send(event);
+    }
+
+    /// Closes the pool and says so to those who wait for it.
+    fn close(&self, open: OpenPool) -> Result<()> {
+        *self.pool.lock() = None;
+        // While the lock is held, the path is ours: the next daemon has not made its socket yet.
+        if let Err(error) = client::remove(&self.path) {
+            tracing::warn!(%error, "the control socket stays behind");
+        }
+        let closed = open.close();
+        match &closed {
+            Ok(()) => tracing::info!(pool = %self.path.display(), "closed"),
+            Err(error) => {
+                tracing::error!(%error, "closing the pool failed; its journal is replayed at the next open");
+            }
+        }
+        *self.closed.lock() = Some(closed.clone());
+        self.closing.notify_all();
+        closed
+    }
+
+    fn wait_for_answers(&self) {
+        let deadline = Instant::now() + LAST_WORDS;
+        while self.answering.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn pool(&self) -> Result<Arc<Pool>> {
+        self.pool.lock().clone().ok_or_else(stopping)
+    }
+
+    fn row(&self) -> DaemonRow {
+        DaemonRow {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: rfc3339(self.started),
+        }
+    }
+
+    /// Adds a mount; returns what to tell the user.
+    fn mount(self: &Arc<Self>, request: &MountRequest) -> Result<Vec<String>> {
+        let changing = self.changing.lock();
+        if *changing {
+            return Err(stopping());
+        }
+        let pool = self.pool()?;
+        let (dir, volume, settings) = (&request.dir.0, &request.volume, &request.options);
+        self.check_free(dir, volume, settings)?;
+        let made = request.create && !pool.volumes().iter().any(|info| info.name == *volume);
+        if made {
+            service::create_volume(&pool, volume)?;
+        }
+        let mounted = self.make_mount(&pool, request);
+        if let (Err(_), true) = (&mounted, made) {
+            pool.delete_volume(volume)?;
+            pool.sync()?;
+        }
+        let mounted = mounted?;
+        let (id, mount) = (mounted.id, Arc::clone(&mounted.mount));
+        self.mounts.add(mounted);
+        let server = Arc::clone(self);
+        spawn("mount", move || {
+            mount.wait();
+            drop(mount);
+            server.tell(Event::Ended(id));
+        })?;
+        drop(changing);
+        tracing::info!(volume, snapshot = settings.snapshot, dir = %dir.display(), "mounted");
+        Ok(self.ignored(&pool, settings))
+    }
+
+    /// Fails if the directory or the volume has a mount already.
+    fn check_free(&self, dir: &Path, volume: &str, settings: &MountSettings) -> Result<()> {
+        if let Some(other) = self.mounts.on(dir) {
+            let message = format!("the volume {} is already mounted there", other.volume);
+            return Err(Error::new(ErrorKind::Busy, message)
+                .with_hint("Unmount it first, or use another directory."));
+        }
+        match self.mounts.live(volume) {
+            Some(other) if settings.snapshot.is_none() => {
+                let message = format!("it is already mounted on {}", other.dir.display());
+                let hint = "To have it in a second place: `mount --bind` from the first.";
+                Err(Error::new(ErrorKind::Busy, message).with_hint(hint))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn make_mount(&self, pool: &Arc<Pool>, request: &MountRequest) -> Result<Mounted> {
+        let (dir, settings) = (&request.dir.0, &request.options);
+        let info = service::find_volume(pool, &request.volume)?;
+        if let Some(name) = &settings.snapshot {
+            service::find_snapshot(pool, info.id, name)?;
+        }
+        let volume = pool.volume(&request.volume)?;
+        let fs = Arc::new(Filesystem::new(volume, fs_options(settings))?);
+        let options = mount_options(request);
+        let mount = Mount::new(Arc::clone(&fs), dir, &options)?;
+        Ok(Mounted {
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            dir: dir.clone(),
+            volume: request.volume.clone(),
+            snapshot: settings.snapshot.clone(),
+            read_only: settings.read_only,
+            since: rfc3339(now()),
+            fs,
+            mount: Arc::new(mount),
+        })
+    }
+
+    /// Says which settings had no effect, because they are the pool's and it is open already.
+    fn ignored(&self, pool: &Arc<Pool>, settings: &MountSettings) -> Vec<String> {
+        let mut notes = Vec::new();
+        let limit = pool.status().cache_limit_bytes;
+        if settings.cache_bytes.is_some_and(|bytes| bytes != limit) {
+            notes.push(format!("the pool is open already, with cache_size={limit}; that stays"));
+        }
+        if settings.commit_seconds.is_some() {
+            notes.push(
+                "the pool is open already, and commit= was set by its first mount".to_owned(),
+            );
+        }
+        notes
+    }
+
+    /// Ends a mount; returns whether it was the last.
+    fn unmount(&self, dir: &Path) -> Result<bool> {
+        let mut changing = self.changing.lock();
+        let Some(mounted) = self.mounts.on(dir) else {
+            let message = format!("this pool has no mount on {}", dir.display());
+            return Err(Error::new(ErrorKind::NotFound, message));
+        };
+        mounted.mount.unmount()?;
+        self.mounts.remove(mounted.id);
+        drop(mounted);
+        tracing::info!(dir = %dir.display(), "unmounted");
+        if self.mounts.is_empty() {
+            *changing = true;
+            self.tell(Event::LastUnmounted);
+            return Ok(true);
+        }
+        // As of any filesystem: what was written is on disk when umount returns.
+        self.pool()?.sync()?;
+        Ok(false)
+    }
+
+    /// Takes a mount that has ended by itself off the table; returns whether none is left.
+    fn forget(&self, id: u64) -> bool {
+        let mut changing = self.changing.lock();
+        if !self.mounts.remove(id) {
+            return false;
+        }
+        tracing::info!("a mount was ended from outside");
+        *changing = self.mounts.is_empty();
+        *changing
+    }
+
+    /// Ends every mount, busy ones by detaching them.
+    fn unmount_all(&self) {
+        *self.changing.lock() = true;
+        for mounted in self.mounts.all().into_iter().rev() {
+            if let Err(error) = mounted.mount.unmount() {
+                tracing::warn!(dir = %mounted.dir.display(), "{error}; detaching it");
+                if let Err(error) = detach(&mounted.dir) {
+                    tracing::error!(%error, "a mount without a daemon stays behind");
+                }
+            }
+            self.mounts.remove(mounted.id);
+        }
+    }
+
+    fn accept(self: &Arc<Self>, listener: &UnixListener) {
+        for stream in listener.incoming() {
+            let stream = match stream {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "no connection could be accepted");
+                    thread::sleep(Duration::from_millis(100));
+                    continue;
+                }
+            };
+            if self.clients.load(Ordering::Acquire) >= MAX_CLIENTS || !may_ask(&stream) {
+                continue;
+            }
+            self.clients.fetch_add(1, Ordering::AcqRel);
+            let server = Arc::clone(self);
+            let spawned = spawn("client", move || {
+                server.talk(&stream);
+                server.clients.fetch_sub(1, Ordering::AcqRel);
+            });
+            if spawned.is_err() {
+                self.clients.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// Answers a client's requests until it closes the connection.
+    fn talk(self: &Arc<Self>, stream: &UnixStream) {
+        let mut reader = BufReader::new(stream);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut line);
+            if read.is_err() || line.last() != Some(&b'\n') {
+                return;
+            }
+            self.answering.fetch_add(1, Ordering::AcqRel);
+            let answer = std::panic::AssertUnwindSafe(|| self.reply(stream, &line));
+            // A panic has been logged by the hook; the client sees the connection end.
+            let goes_on = std::panic::catch_unwind(answer).unwrap_or(false);
+            self.answering.fetch_sub(1, Ordering::AcqRel);
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// Answers one request; returns whether the conversation goes on.
+    fn reply(self: &Arc<Self>, mut stream: &UnixStream, line: &[u8]) -> bool {
+        let outcome = match self.answer(line) {
+            Ok(reply) => Outcome::Done(reply),
+            Err(error) => Outcome::Failed(error),
+        };
+        let last = matches!(outcome, Outcome::Done(Reply::Unmounted { closed: true }));
+        let Ok(mut text) = serde_json::to_vec(&Answer { version: VERSION, outcome }) else {
+            return false;
+        };
+        text.push(b'\n');
+        stream.write_all(&text).is_ok() && !last
+    }
+
+    fn answer(self: &Arc<Self>, line: &[u8]) -> Result<Reply> {
+        let envelope: Envelope = serde_json::from_slice(line).map_err(|error| {
+            Error::new(ErrorKind::Unsupported, format!("the request can't be read: {error}"))
+        })?;
+        if envelope.version != VERSION {
+            let message = format!("requests of version {} are not known here", envelope.version);
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        match &envelope.request {
+            Request::Mount(request) => self.mount(request).map(|notes| Reply::Mounted { notes }),
+            Request::Umount { dir } => {
+                let last = self.unmount(&dir.0)?;
+                if last {
+                    self.wait_until_closed()?;
+                }
+                Ok(Reply::Unmounted { closed: last })
+            }
+            Request::WaitUnmounted { dir } => {
+                if let Some(mounted) = self.mounts.on(&dir.0) {
+                    mounted.mount.wait();
+                }
+                Ok(Reply::Unmounted { closed: false })
+            }
+            request => {
+                let pool = self.pool()?;
+                service::execute(&pool, &self.mounts, Some(self.row()), &self.path, request)
+            }
+        }
+    }
+
+    fn wait_until_closed(&self) -> Result<()> {
+        let mut closed = self.closed.lock();
+        loop {
+            if let Some(outcome) = &*closed {
+                return outcome.clone();
+            }
+            self.closing.wait(&mut closed);
+        }
+    }
+}
+
+fn stopping() -> Error {
+    Error::new(ErrorKind::Stopping, "the pool is being closed")
+}
+
+/// Returns whether the process at the other end is root's or our own user's.
+fn may_ask(stream: &UnixStream) -> bool {
+    match rustix::net::sockopt::socket_peercred(stream) {
+        Ok(peer) => peer.uid.is_root() || peer.uid == rustix::process::geteuid(),
+        Err(_) => false,
+    }
+}
+
+/// Takes a busy mount out of the directory tree; it ends with its last user, or with this process.
+fn detach(dir: &Path) -> std::io::Result<()> {
+    use rustix::mount::{UnmountFlags, unmount};
+    Ok(unmount(dir, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?)
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(run);
+    spawned.map(drop).map_err(|error| Error::io("start a thread", &error))
+}
+
+fn fs_options(settings: &MountSettings) -> FsOptions {
+    FsOptions {
+        snapdir: match settings.snapdir {
+            SnapdirMode::Hidden => SnapDir::Hidden,
+            SnapdirMode::Visible => SnapDir::Visible,
+            SnapdirMode::Disabled => SnapDir::Disabled,
+        },
+        snapdir_name: settings.snapdir_name.clone(),
+        only_snapshot: settings.snapshot.clone(),
+        read_only: settings.read_only,
+        atime: if settings.noatime { Atime::Noatime } else { Atime::Relatime },
+    }
+}
+
+fn mount_options(request: &MountRequest) -> MountOptions {
+    let settings = &request.options;
+    let defaults = MountOptions::default();
+    let snapshot = settings.snapshot.as_ref().map(|name| format!("@{name}")).unwrap_or_default();
+    MountOptions {
+        allow_other: settings.allow_other.unwrap_or(defaults.allow_other),
+        read_only: settings.read_only || settings.snapshot.is_some(),
+        fs_name: format!("{}:{}{snapshot}", request.pool.0.display(), request.volume),
+        nodev: settings.nodev || defaults.nodev,
+        nosuid: settings.nosuid || defaults.nosuid,
+        noexec: settings.noexec,
+        noatime: settings.noatime,
+        extra: settings.contexts.clone(),
+        ..defaults
+    }
+}
