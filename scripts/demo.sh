@@ -4,6 +4,8 @@
 set -euo pipefail
 
 binary=$(realpath "$1")
+export SOURCE
+SOURCE=$(realpath "$(dirname "$0")/..")
 work=$(mktemp -d "${TMPDIR:-/tmp}/amberfs-demo.XXXXXX")
 mkdir "$work/bin" "$work/mnt"
 ln -s "$binary" "$work/bin/amberfs"
@@ -19,12 +21,14 @@ clean_up() {
 }
 trap clean_up EXIT
 
-say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
+bold='' blue='' plain=''
+if [ -t 1 ]; then bold=$'\e[1m' blue=$'\e[36m' plain=$'\e[0m'; fi
+say() { printf '\n%s# %s%s\n' "$bold" "$*" "$plain"; }
 # Prints a command as it would be typed, then runs it.
-run() { printf '\033[36m$ %s\033[0m\n' "$1"; eval "$1"; }
+run() { printf '%s$ %s%s\n' "$blue" "$1" "$plain"; eval "$1"; }
 # The same for a command that must fail, and shows how.
 must_fail() {
-    printf '\033[36m$ %s\033[0m\n' "$1"
+    printf '%s$ %s%s\n' "$blue" "$1" "$plain"
     if eval "$1"; then echo "that should have failed" >&2; exit 1; fi
 }
 check() { eval "$1" || { echo "demo: not so: $1" >&2; exit 1; }; }
@@ -33,8 +37,8 @@ say "A pool is a directory; --create makes it, and the volume main in it"
 run 'amberfs mount --create pool mnt'
 run 'amberfs status pool'
 
-say "Real files: the programs and settings of this machine"
-run 'cp -a /etc/. mnt/etc 2>/dev/null || true; cp -aL /usr/share/common-licenses mnt/licenses 2>/dev/null || cp -a /etc mnt/licenses'
+say "Real files: this project's own source"
+run 'cp -a "$SOURCE/src" "$SOURCE/docs" mnt/'
 run 'echo "the only copy" > mnt/letter.txt'
 run 'find mnt -type f | wc -l; du -sh mnt'
 
@@ -44,7 +48,7 @@ run 'ls mnt/.snapshots'
 
 say "Then things happen"
 run 'echo "overwritten" > mnt/letter.txt'
-run 'rm -r mnt/licenses'
+run 'rm -r mnt/docs'
 run 'echo new > mnt/new.txt'
 
 say "What has changed since monday?"
@@ -57,7 +61,7 @@ must_fail 'rm mnt/.snapshots/monday/letter.txt'
 say "Copy a file back out of it, and a whole directory"
 run 'cp -a mnt/.snapshots/monday/letter.txt mnt/letter.txt'
 run 'cat mnt/letter.txt'
-run 'cp -a mnt/.snapshots/monday/licenses mnt/licenses'
+run 'cp -a mnt/.snapshots/monday/docs mnt/docs'
 run 'rm mnt/new.txt'
 run 'diff -r --no-dereference mnt/.snapshots/monday mnt && echo "as it was on monday"'
 check 'diff -r --no-dereference mnt/.snapshots/monday mnt'

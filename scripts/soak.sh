@@ -20,7 +20,9 @@ trap clean_up EXIT
 
 step() { printf '%(%H:%M:%S)T  %s\n' -1 "$*"; }
 fail() { echo "soak: $*" >&2; exit 1; }
-used_bytes() { "$binary" pool status "$pool" --json | sed -n 's/^ *"used_bytes": \([0-9]*\),*$/\1/p'; }
+field() { sed -n "s/^ *\"$1\": \([0-9]*\),*\$/\1/p" | head -n 1; }
+used_bytes() { "$binary" pool status "$pool" --json | field used_bytes; }
+referenced_bytes() { "$binary" volume list "$pool" --json | field referenced_bytes; }
 amberfs() { "$binary" -q "$@"; }
 settle() { # waits until the background has reclaimed what was deleted
     for _ in $(seq 600); do
@@ -61,21 +63,20 @@ amberfs mount "$pool" "$mnt"
 step "comparing it after a remount"
 diff -r "$work/tree" "$mnt/.snapshots/before" || fail "the snapshot differs after a remount"
 
-step "deleting it, and comparing the space with that of the live tree alone"
+step "deleting it, and comparing the space in use with what the live tree needs"
 rmdir "$mnt/.snapshots/before"
 settle
-sync -f "$mnt"
 tar -C "$mnt" -cf "$work/live.tar" .
 amberfs umount "$mnt"
 amberfs check "$pool" --data
-left=$(used_bytes)
+used=$(used_bytes) needed=$(referenced_bytes)
 mv "$pool" "$pool.first"
 amberfs mount --create "$pool" "$mnt"
 tar -C "$mnt" -xf "$work/live.tar"
 amberfs umount "$mnt"
-alone=$(used_bytes)
-step "in use: $left bytes; the live tree alone: $alone bytes"
-awk -v l="$left" -v a="$alone" 'BEGIN { exit !(l <= a * 1.01) }' || fail "more than 1% is not given back"
+step "in use: $used bytes; the live tree refers to $needed; freshly unpacked it takes $(used_bytes)"
+# The pool's own trees have a size of their own, which shows in small runs only.
+[ "$used" -le $((needed + needed / 100 + 262144)) ] || fail "more than 1% is not given back"
 rm -rf "$pool" "$pool.first" "$work/tree" "$work"/*.tar
 
 step "making $snapshots snapshots with a small change each"
