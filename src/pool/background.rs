@@ -17,6 +17,9 @@ const RECLAIM_STEP: usize = 32;
 /// Freed blocks that wait for a checkpoint before reclaim asks for one: 256 MiB.
 const RECLAIM_HELD_BLOCKS: u64 = 65536;
 
+/// Longest time that closing a pool spends on giving space back to the host.
+const MAX_CLOSING_TRIM: Duration = Duration::from_secs(1);
+
 /// What the thread is told.
 #[derive(Debug, Default)]
 struct Signal {
@@ -92,6 +95,7 @@ impl Pool {
     /// One checkpoint, and reclaim until there is nothing left or a further checkpoint is due. An error has
     /// made the pool read-only and is in the log: the thread has nobody to tell.
     fn background_round(&self) {
+        let idle = !self.changed.load(Ordering::Relaxed);
         let _ = self.checkpoint();
         let mut steps = 0;
         while matches!(self.run_reclaim(), Ok(true)) {
@@ -106,6 +110,17 @@ impl Pool {
         }
         if steps > 0 {
             let _ = self.checkpoint();
+        } else if idle {
+            self.trim();
+        }
+    }
+
+    /// Gives the host back what releases left in small pieces, until something else is to be done.
+    fn trim(&self) {
+        while matches!(self.trim_some(), Ok(true)) {
+            if self.changed.load(Ordering::Relaxed) || self.background.signal.lock().stop {
+                return;
+            }
         }
     }
 
@@ -133,12 +148,21 @@ impl Pool {
         Ok(true)
     }
 
+    /// The same at the end, when nothing else is to be done but somebody waits.
+    fn trim_at_close(&self) {
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < MAX_CLOSING_TRIM && matches!(self.trim_some(), Ok(true)) {}
+    }
+
     /// Ends background work, makes a last checkpoint and lets go of the volumes.
     ///
     /// Whoever still has a volume can read it, and gets errors for changes.
     pub fn close(&self) -> Result<()> {
         self.background.stop();
         let done = self.checkpoint();
+        if done.is_ok() {
+            self.trim_at_close();
+        }
         self.abandon();
         done
     }

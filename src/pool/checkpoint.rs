@@ -25,6 +25,7 @@ use crate::format::{
 };
 use crate::journal::Position;
 use crate::snapshot::Root;
+use crate::space::Batch;
 
 /// Member number under which the catalog's root is stored.
 pub(super) const CATALOG: MemberId = MemberId(0);
@@ -184,12 +185,23 @@ impl Pool {
         loop {
             let batch = self.space.lock().next_batch(generation, BATCH_RUNS);
             let Some(batch) = batch else { return Ok(()) };
-            for run in &batch.chunks {
-                let (at, len) = (run.start.offset_bytes(), run_bytes(*run));
-                self.storage.data.punch(at, len).map_err(Error::io("punching out freed blocks"))?;
-            }
-            self.space.lock().release_batch(batch);
+            self.punch(batch)?;
         }
+    }
+
+    fn punch(&self, batch: Batch) -> Result<()> {
+        for run in &batch.chunks {
+            let (at, len) = (run.start.offset_bytes(), run_bytes(*run));
+            self.storage.data.punch(at, len).map_err(Error::io("punching out freed blocks"))?;
+        }
+        self.space.lock().release_batch(batch);
+        Ok(())
+    }
+
+    /// Gives the host some of the small pieces back that a release leaves; false when there are none.
+    pub(super) fn trim_some(&self) -> Result<bool> {
+        let batch = self.space.lock().next_trim(BATCH_RUNS);
+        batch.map_or(Ok(false), |batch| self.punch(batch).map(|()| true))
     }
 
     /// Returns the images of the last freeze, with pauses in which others get at the space map.

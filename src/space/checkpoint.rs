@@ -149,7 +149,7 @@ impl SpaceMap {
     }
 
     /// Returns how many free blocks may be held for a while.
-    fn withholdable(&self) -> u64 {
+    pub(super) fn withholdable(&self) -> u64 {
         let slots = self.slots.saturating_sub(self.reserved_slots);
         (self.totals.free / 4).min(slots * u64::from(NODE_BLOCKS))
     }
@@ -200,6 +200,7 @@ impl SpaceMap {
     pub fn release(&mut self, generation: u64) {
         self.assert_frozen(generation);
         for region in self.held.regions(generation) {
+            self.note_untrimmed(region);
             for run in self.held.take(generation, region) {
                 self.pass_run(run, State::Held, State::Free, false);
             }
@@ -224,6 +225,7 @@ impl SpaceMap {
             && let Some(region) = self.held.pop_region(generation)
         {
             self.find_chunks(generation, region, &mut budget, &mut batch.chunks);
+            self.note_untrimmed(region);
             batch.held.extend(self.held.take(generation, region));
         }
         if batch.held.is_empty() {

@@ -59,9 +59,12 @@ mod region;
 mod search;
 #[cfg(test)]
 mod tests;
+mod trim;
 
 pub use crate::format::{REGION_BLOCKS, RegionClass as Class, RegionImage, region_of};
 pub use checkpoint::{Batch, Frozen};
+
+use std::collections::BTreeMap;
 
 use crate::format::{BlockNo, NODE_BLOCKS, Run};
 use allocator::Cursor;
@@ -118,6 +121,8 @@ pub struct SpaceMap {
     /// The images of the last freeze that were made ahead, because their regions change again.
     made: Vec<(u32, RegionImage)>,
     spare: Spare,
+    /// Regions in which blocks were released since they were trimmed, and where trimming goes on.
+    untrimmed: BTreeMap<u32, u32>,
 }
 
 /// Yields the parts of a run by region: its number, the first block in it, and their number.
@@ -160,6 +165,7 @@ impl SpaceMap {
             awaited: Vec::new(),
             made: Vec::new(),
             spare: Spare::default(),
+            untrimmed: BTreeMap::new(),
         };
         map.grow(total_blocks);
         map
