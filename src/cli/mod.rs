@@ -31,6 +31,7 @@ use std::path::Path;
 use clap::{Parser, Subcommand};
 
 use crate::daemon::log::{self, Verbosity};
+use crate::fuse;
 
 pub use failure::{EXIT_FAILED, EXIT_USAGE, Failure};
 
@@ -85,6 +86,9 @@ enum Command {
     Man(generate::Man),
     #[command(hide = true)]
     Daemon(mount::Daemon),
+    /// Flush files for a daemon, which starts this.
+    #[command(name = fuse::FLUSH_HELPER, hide = true)]
+    FlushHelper,
 }
 
 /// What every command gets.
@@ -161,6 +165,11 @@ fn run_command(environment: &Environment) -> Result<(), End> {
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
         Command::Daemon(command) => command.run(&context),
+        // Its daemon sees that it ends, and does without.
+        Command::FlushHelper => {
+            let _ = fuse::flush_helper();
+            Ok(())
+        }
     };
     done.map_err(End::Failed)
 }

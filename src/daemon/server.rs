@@ -487,6 +487,8 @@ fn mount_options(request: &MountRequest) -> MountOptions {
         noexec: settings.noexec,
         noatime: settings.noatime,
         extra: settings.contexts.clone(),
+        // A helper of the same build; the name holds when the program's file is replaced.
+        flush_program: Some("/proc/self/exe".into()),
         ..defaults
     }
 }

@@ -6,57 +6,56 @@
 //! write-back (see docs/architecture.md).
 //!
 //! The way: the inode is opened by its handle and fsynced, which writes back what was dirty when
-//! the call began, no more (so a busy writer cannot keep it for ever), and sends the times that
-//! the kernel keeps. The WRITE, SETATTR and FSYNC requests that this causes are served by the
-//! workers meanwhile; that FSYNC has nothing to do, for a snapshot is made durable as a whole.
+//! the call began, no more, and sends the times that the kernel keeps. The WRITE, SETATTR and FSYNC
+//! requests that this causes are served by the workers meanwhile; that FSYNC has nothing to do, for
+//! a snapshot is made durable as a whole. A helper process does it where there is one
+//! ([`super::helper`] says why), otherwise the calling thread.
 //!
 //! The mount is opened for the time of the flush alone, since an open descriptor would keep it
-//! from being unmounted. Where the mount point is covered by another mount, or the daemon may not
-//! open by handle (CAP_DAC_READ_SEARCH), the kernel is told to drop the inode's pages instead, and
-//! writes them back first: slower by an order of magnitude, and the file's mtime stays behind
-//! until the file is closed.
+//! from being unmounted. Where the mount point is covered and the mount out of reach, or the daemon
+//! may not open by handle (CAP_DAC_READ_SEARCH), the kernel is told to drop the inode's pages
+//! instead, and writes them back first: slower by an order of magnitude, and the file's mtime stays
+//! behind until the file is closed.
 //!
-//! Lock order: a flush waits for inode locks, whose holders wait for workers. So none runs on a
-//! worker, and none runs in the lane in which FSYNC requests wait.
+//! Lock order: a flush waits for inode locks, whose holders wait for workers or for a lane. So none
+//! runs on a worker, none runs in the lane in which FSYNC requests wait, and the write-back for a
+//! caller that holds an inode's lock waits for no flush: it has a helper of its own.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use parking_lot::Mutex;
 
+use super::helper::Helper;
 use super::notify::Notifier;
-use super::sys;
+use super::write_back::{How, Place};
 use crate::fs::NodeId;
-
-/// Files flushed at the same time: enough to keep the workers busy.
-const MAX_THREADS: usize = 4;
 
 /// Flushes inodes of one mount.
 #[derive(Debug)]
 pub(crate) struct Flusher {
     dir: PathBuf,
-    device_number: OnceLock<u64>,
+    place: OnceLock<Place>,
     notifier: Notifier,
+    /// For flushes, and for write-backs on behalf of a caller that holds the inode's lock.
+    helpers: Option<(Helper, Helper)>,
     /// Thread ids that are flushing now, and how many, so that the common case takes no lock.
     threads: Mutex<Vec<u32>>,
     running: AtomicUsize,
 }
 
 impl Flusher {
-    pub(crate) fn new(dir: PathBuf, notifier: Notifier) -> Self {
+    /// `program` is what runs [`super::flush_helper`] when started with its argument.
+    pub(crate) fn new(dir: PathBuf, notifier: Notifier, program: Option<PathBuf>) -> Self {
         let (threads, running) = (Mutex::default(), AtomicUsize::new(0));
-        Flusher { dir, device_number: OnceLock::new(), notifier, threads, running }
+        let helpers = program.map(|program| (Helper::new(program.clone()), Helper::new(program)));
+        Flusher { dir, place: OnceLock::new(), notifier, helpers, threads, running }
     }
 
     /// Says by which `st_dev` the mount is known.
-    pub(crate) fn set_device_number(&self, number: u64) {
-        self.device_number.get_or_init(|| number);
+    pub(crate) fn set_device_number(&self, device_number: u64) {
+        self.place.get_or_init(|| Place { dir: self.dir.clone(), device_number });
     }
 
     /// Whether a request with this thread id comes from a flush.
@@ -66,75 +65,58 @@ impl Flusher {
 
     /// Brings in what was dirty of these nodes when the call began.
     pub(crate) fn flush(&self, nodes: &[NodeId]) {
-        let nodes: Vec<NodeId> = nodes.iter().copied().filter(|node| node.is_live()).collect();
-        if nodes.is_empty() {
-            return;
+        let nodes: Vec<u64> =
+            nodes.iter().filter(|node| node.is_live()).map(|node| node.0).collect();
+        if !nodes.is_empty() {
+            let helper = self.helpers.as_ref().map(|(flush, _)| flush);
+            self.bring_in(helper, &nodes, How::Fsync);
         }
-        let mount = self.open_mount();
-        let next = AtomicUsize::new(0);
-        let work = || {
-            let _flushing = self.register();
-            while let Some(&node) = nodes.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.bring_in(mount.as_ref(), node, File::sync_all);
-            }
-        };
-        // A thread that cannot be had is no loss: this one takes all that is left.
-        thread::scope(|scope| {
-            for _ in 1..MAX_THREADS.min(nodes.len()) {
-                let named = thread::Builder::new().name("fuse-flush".into());
-                let _ = named.spawn_scoped(scope, work);
-            }
-            work();
-        });
     }
 
     /// Brings in one node's pages for a caller that holds the inode's lock: fsync would wait for
     /// it, and it for us.
     pub(crate) fn write_back(&self, node: NodeId) {
-        let mount = self.open_mount();
-        self.bring_in(mount.as_ref(), node, sys::write_back);
+        let helper = self.helpers.as_ref().map(|(_, write_back)| write_back);
+        self.bring_in(helper, &[node.0], How::Pages);
     }
 
-    fn bring_in(&self, mount: Option<&File>, node: NodeId, how: fn(&File) -> io::Result<()>) {
-        let Some(mount) = mount else { return self.drop_pages(node) };
-        match sys::open_cached_inode(mount.as_fd(), node.0) {
-            // A failed write-back is reported to the writer, by its own fsync or close.
-            Ok(file) => {
-                if let Err(error) = how(&file) {
-                    tracing::warn!(node = node.0, %error, "writing a file back failed");
-                }
-            }
-            // The kernel has no such inode any more, so it has no dirty pages of it.
-            Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {}
-            Err(error) => {
-                tracing::debug!(node = node.0, %error, "opening by handle failed");
-                self.drop_pages(node);
+    fn bring_in(&self, helper: Option<&Helper>, nodes: &[u64], how: How) {
+        let refused = match self.place.get() {
+            Some(place) => self.by_handle(helper, place, nodes, how),
+            None => nodes.to_vec(),
+        };
+        if !refused.is_empty() {
+            let dir = self.dir.display();
+            tracing::debug!(%dir, count = refused.len(), "inodes cannot be opened by handle");
+        }
+        for node in refused {
+            if let Err(error) = self.notifier.inval_inode(node) {
+                tracing::warn!(node, %error, "the kernel did not write a file back");
             }
         }
     }
 
-    fn drop_pages(&self, node: NodeId) {
-        if let Err(error) = self.notifier.inval_inode(node.0) {
-            tracing::warn!(node = node.0, %error, "the kernel did not write a file back");
-        }
-    }
-
-    /// Opens the mount, wherever it can be reached.
-    fn open_mount(&self) -> Option<File> {
-        let number = *self.device_number.get()?;
-        open_if_on(&self.dir, number).or_else(|| {
-            let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-            let found = mount_points(&mounts, number).find_map(|dir| open_if_on(&dir, number));
-            if found.is_none() {
-                tracing::warn!(dir = %self.dir.display(), "the mount is out of reach");
+    fn by_handle(
+        &self,
+        helper: Option<&Helper>,
+        place: &Place,
+        nodes: &[u64],
+        how: How,
+    ) -> Vec<u64> {
+        if let Some(helper) = helper {
+            let known = |process| self.register(process);
+            match helper.bring_in(place, nodes, how, known) {
+                Ok(refused) => return refused,
+                Err(error) => tracing::warn!(%error, "the flush helper failed; doing without"),
             }
-            found
-        })
-    }
-
-    fn register(&self) -> Flushing<'_> {
+        }
         // A thread id is positive.
         let thread = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
+        let _flushing = self.register(thread);
+        place.bring_in(nodes, how)
+    }
+
+    fn register(&self, thread: u32) -> Flushing<'_> {
         self.threads.lock().push(thread);
         self.running.fetch_add(1, Ordering::Release);
         Flushing { flusher: self, thread }
@@ -150,61 +132,9 @@ struct Flushing<'a> {
 impl Drop for Flushing<'_> {
     fn drop(&mut self) {
         self.flusher.running.fetch_sub(1, Ordering::Release);
-        self.flusher.threads.lock().retain(|&thread| thread != self.thread);
-    }
-}
-
-/// Opens a directory if it is on the filesystem with that `st_dev`.
-fn open_if_on(dir: &Path, number: u64) -> Option<File> {
-    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(dir).ok()?;
-    (file.metadata().ok()?.dev() == number).then_some(file)
-}
-
-/// Mount points of the filesystem with that `st_dev`, out of a `mountinfo` file.
-fn mount_points(mountinfo: &[u8], number: u64) -> impl Iterator<Item = PathBuf> {
-    let wanted = format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
-    mountinfo.split(|&byte| byte == b'\n').filter_map(move |line| {
-        let mut fields = line.split(|&byte| byte == b' ');
-        let device = fields.nth(2)?;
-        let point = fields.nth(1)?;
-        (device == wanted.as_bytes()).then(|| unescape(point))
-    })
-}
-
-/// Undoes `mountinfo`'s octal escapes (`\040` is a space).
-fn unescape(field: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, after)) = rest.split_first() {
-        let octal = after
-            .get(..3)
-            .filter(|_| first == b'\\')
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        bytes.push(octal.unwrap_or(first));
-        rest = if octal.is_some() { after.get(3..).unwrap_or_default() } else { after };
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_the_mount_points_of_a_device() {
-        let info = b"21 1 0:45 / /mnt/a\\040b rw - fuse.amberfs x rw\n\
-                     22 1 0:46 / /other rw - tmpfs x rw\n\
-                     broken line\n\
-                     23 1 0:45 /sub /mnt/c\\134 rw - fuse.amberfs x rw\n";
-        let found: Vec<_> = mount_points(info, rustix::fs::makedev(0, 45)).collect();
-        assert_eq!(found, [PathBuf::from("/mnt/a b"), PathBuf::from("/mnt/c\\")]);
-    }
-
-    #[test]
-    fn an_escape_without_its_digits_stays_as_it_is() {
-        assert_eq!(unescape(b"a\\04"), PathBuf::from("a\\04"));
-        assert_eq!(unescape(b"\\999"), PathBuf::from("\\999"));
+        let mut threads = self.flusher.threads.lock();
+        if let Some(at) = threads.iter().position(|&thread| thread == self.thread) {
+            threads.swap_remove(at);
+        }
     }
 }

@@ -28,6 +28,7 @@ mod encode;
 mod files;
 mod flush;
 mod handshake;
+mod helper;
 mod lane;
 mod mount;
 mod names;
@@ -37,5 +38,7 @@ mod reply;
 mod snapshot_dirs;
 mod sys;
 mod worker;
+mod write_back;
 
+pub use helper::{FLUSH_HELPER, flush_helper};
 pub use mount::{DEFAULT_WORKERS, Mount, MountError, MountOptions};

@@ -51,6 +51,10 @@ pub struct MountOptions {
     pub extra: Vec<String>,
     /// Worker threads, at least one.
     pub workers: usize,
+    /// A program that runs [`super::flush_helper`] when its argument is [`super::FLUSH_HELPER`].
+    /// Without one the flush before a snapshot is done by a thread of this process, which then
+    /// cannot be killed while it lasts.
+    pub flush_program: Option<PathBuf>,
 }
 
 impl Default for MountOptions {
@@ -68,6 +72,7 @@ impl Default for MountOptions {
             noatime: false,
             extra: Vec::new(),
             workers: DEFAULT_WORKERS,
+            flush_program: None,
         }
     }
 }
@@ -227,7 +232,7 @@ impl Mount {
         let dir = check_mount_point(dir)?;
         check_device(&dir)?;
         let fd = handshake::mount(&dir, options)?;
-        let mount = Self::serve(fs, dir, fd, options.workers);
+        let mount = Self::serve(fs, dir, fd, options);
         if mount.is_err() {
             tracing::debug!("the mount is given up");
         }
@@ -240,18 +245,19 @@ impl Mount {
         fs: Arc<Filesystem>,
         dir: PathBuf,
         fd: OwnedFd,
-        workers: usize,
+        options: &MountOptions,
     ) -> Result<Self, MountError> {
         let device = Arc::new(Device::new(fd));
         let notifier = Notifier::new(Arc::clone(&device));
-        let flusher = Arc::new(Flusher::new(dir.clone(), notifier.clone()));
+        let flusher =
+            Arc::new(Flusher::new(dir.clone(), notifier.clone(), options.flush_program.clone()));
         let hook = Arc::clone(&flusher);
         fs.set_flush_hook(Some(Box::new(move |nodes: &[NodeId]| hook.flush(nodes))));
         let snapshot_dirs = SnapshotDirs::new(notifier);
         let context = Arc::new(Context { fs, device, flusher, snapshot_dirs });
         let alive = Arc::new(Alive::default());
         let mut mount = Mount { dir, device_number: 0, alive, context };
-        let prepared = mount.spawn_workers(workers.max(1)).and_then(|()| mount.identify());
+        let prepared = mount.spawn_workers(options.workers.max(1)).and_then(|()| mount.identify());
         if let Err(source) = prepared {
             // Without a worker the drop below would find nobody to wait for.
             let dir = mount.dir.clone();

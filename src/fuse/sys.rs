@@ -44,11 +44,20 @@ pub(crate) fn open_cached_inode(mount: BorrowedFd<'_>, node: u64) -> io::Result<
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
+/// Starts the write-back of a file's dirty pages, as far as nothing has to be waited for.
+pub(crate) fn start_write_back(file: &File) -> io::Result<()> {
+    sync_file_range(file, libc::SYNC_FILE_RANGE_WRITE)
+}
+
 /// Starts and awaits the write-back of a file's dirty pages without taking its inode lock.
 pub(crate) fn write_back(file: &File) -> io::Result<()> {
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
         | libc::SYNC_FILE_RANGE_WRITE
         | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    sync_file_range(file, flags)
+}
+
+fn sync_file_range(file: &File, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: a call on an open descriptor that passes no memory.
     match unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) } {
         0 => Ok(()),

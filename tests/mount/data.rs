@@ -126,7 +126,11 @@ fn fallocate_extends_punches_and_zeroes() {
 
 #[test]
 fn holes_are_found_also_while_data_is_only_in_the_cache() {
-    let m = TestMount::new();
+    look_for_holes(&TestMount::new());
+    look_for_holes(&TestMount::with_helper());
+}
+
+fn look_for_holes(m: &TestMount) {
     let file = open(&m.path("f"));
     file.set_len(1 << 20).unwrap();
     file.sync_all().unwrap();

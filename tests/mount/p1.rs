@@ -83,8 +83,15 @@ fn check_noise(frozen: &[u8], done: u64) {
 
 #[test]
 fn a_snapshot_holds_every_call_that_had_returned() {
-    let m = TestMount::new();
-    let seed = 20_261_120;
+    hold_what_had_returned(TestMount::with_helper(), 20_261_120);
+}
+
+#[test]
+fn and_so_without_a_helper_process() {
+    hold_what_had_returned(TestMount::new(), 20_261_121);
+}
+
+fn hold_what_had_returned(m: TestMount, seed: u64) {
     let mut random = Random::new(seed);
     let mut watched: Vec<_> = (0..FILES).map(|number| Watched::new(&m, number)).collect();
     let noise: Vec<_> =

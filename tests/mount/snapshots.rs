@@ -171,10 +171,11 @@ fn it_works_under_a_covered_mount_point() {
     let run = |program: &str, args: &[&std::ffi::OsStr]| {
         assert!(std::process::Command::new(program).args(args).status().unwrap().success());
     };
-    let mut file = File::create(m.path("f")).unwrap();
+    let file = File::create(m.path("f")).unwrap();
     let root = File::open(m.root()).unwrap();
-    file.write_all(b"dirty").unwrap();
     run("mount", &["-t".as_ref(), "tmpfs".as_ref(), "cover".as_ref(), m.root().as_os_str()]);
+    // After the last program was started: closing its copy of the descriptor writes back.
+    file.write_all_at(b"dirty", 0).unwrap();
     // By the descriptor: the name leads to the other filesystem.
     let made = rustix::fs::mkdirat(&root, ".snapshots/s", rustix::fs::Mode::RWXU);
     run("umount", &[m.root().as_os_str()]);

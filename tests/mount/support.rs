@@ -40,6 +40,12 @@ impl TestMount {
         Self::with(MountOptions::default())
     }
 
+    /// With a helper process for the flush before a snapshot, as the daemon has it.
+    pub(crate) fn with_helper() -> Self {
+        let program = env!("CARGO_BIN_EXE_amberfs").into();
+        Self::with(MountOptions { flush_program: Some(program), ..MountOptions::default() })
+    }
+
     pub(crate) fn with(mount_options: MountOptions) -> Self {
         let (dir, pool_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let lock = PoolDir::create(&pool_dir.path().join("pool")).unwrap();

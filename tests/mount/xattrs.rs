@@ -72,7 +72,7 @@ fn trusted_attributes_are_listed_for_root_alone() {
     let number = libc::SYS_listxattr.to_string();
     let others = std::process::Command::new("setpriv")
         .args(["--reuid=1000", "--regid=1000", "--clear-groups", "perl", "-e"])
-        .args([script, file.to_str().unwrap(), &format!("{number}")])
+        .args([script, file.to_str().unwrap(), number.as_str()])
         .output()
         .unwrap();
     assert_eq!(others.stdout, b"user.u\0");

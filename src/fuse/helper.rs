@@ -1,0 +1,226 @@
+//! A process that flushes files on the daemon's behalf.
+//!
+//! fsync of a file on the daemon's own mount waits, in the kernel and beyond the reach of any
+//! signal, for WRITE requests that the daemon answers. A daemon that is killed in that moment would
+//! wait for itself: it could not end, `/dev/fuse` would stay open and the pool locked, until
+//! somebody unmounts by force. In a process of its own the wait ends as soon as the daemon has.
+//!
+//! The helper is started at the first need, serves one request at a time over its standard input
+//! and output, and ends when the daemon closes them, by dying too. It has one thread, so that its
+//! requests are known by its process id.
+//!
+//! | request | bytes |
+//! |---|---|
+//! | how: 0 fsync, 1 pages alone | 8 |
+//! | `st_dev` of the mount | 8 |
+//! | bytes of the mount point, and how many nodes | 8 + 8 |
+//! | mount point, nodes | 8 a node |
+//!
+//! The reply is a count, 8 bytes, and the nodes that could not be opened. Integers are in the
+//! host's byte order.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use parking_lot::Mutex;
+
+use super::write_back::{How, Place};
+
+/// The argument that makes a program run [`flush_helper`].
+pub const FLUSH_HELPER: &str = "flush-helper";
+/// Most nodes of a request: open files of a whole machine, and no more memory than 64 MiB.
+const MAX_NODES: u64 = 8 << 20;
+/// Longest mount point, Linux's PATH_MAX.
+const MAX_DIR_BYTES: u64 = 4096;
+
+/// The daemon's side.
+#[derive(Debug)]
+pub(crate) struct Helper {
+    program: PathBuf,
+    running: Mutex<Option<Process>>,
+}
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    requests: ChildStdin,
+    replies: ChildStdout,
+}
+
+impl Helper {
+    pub(crate) fn new(program: PathBuf) -> Self {
+        Helper { program, running: Mutex::default() }
+    }
+
+    /// Has the helper do [`Place::bring_in`]. `known` is called with its process id, and what that
+    /// returns lives as long as the helper is at it.
+    pub(crate) fn bring_in<G>(
+        &self,
+        place: &Place,
+        nodes: &[u64],
+        how: How,
+        known: impl FnOnce(u32) -> G,
+    ) -> io::Result<Vec<u64>> {
+        let mut running = self.running.lock();
+        let mut process = match running.take() {
+            Some(process) => process,
+            None => Process::start(&self.program)?,
+        };
+        let guard = known(process.child.id());
+        let refused = process.ask(place, nodes, how);
+        drop(guard);
+        // After an error it is not started from where it stopped: the next one is a new one.
+        if refused.is_ok() {
+            *running = Some(process);
+        }
+        refused
+    }
+}
+
+impl Process {
+    fn start(program: &PathBuf) -> io::Result<Self> {
+        let mut child = Command::new(program)
+            .arg(FLUSH_HELPER)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        match (child.stdin.take(), child.stdout.take()) {
+            (Some(requests), Some(replies)) => Ok(Process { child, requests, replies }),
+            _ => Err(io::Error::other("a child without pipes")),
+        }
+    }
+
+    fn ask(&mut self, place: &Place, nodes: &[u64], how: How) -> io::Result<Vec<u64>> {
+        self.requests.write_all(&encode(place, nodes, how))?;
+        let count = read_u64(&mut self.replies)?;
+        read_nodes(&mut self.replies, count)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Killed rather than asked: it may be one that did not answer as it should.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Serves a daemon over standard input and output until that closes them. To be called by a program
+/// that has been started with [`FLUSH_HELPER`] as its argument.
+///
+/// # Errors
+/// Those of reading and writing, and requests that are not as they should be.
+pub fn flush_helper() -> io::Result<()> {
+    serve(&mut io::stdin().lock(), &mut io::stdout().lock(), Place::bring_in)
+}
+
+fn serve(
+    requests: &mut impl Read,
+    replies: &mut impl Write,
+    bring_in: impl Fn(&Place, &[u64], How) -> Vec<u64>,
+) -> io::Result<()> {
+    loop {
+        let how = match read_u64(requests) {
+            Ok(0) => How::Fsync,
+            Ok(1) => How::Pages,
+            Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let device_number = read_u64(requests)?;
+        let (dir_bytes, count) = (read_u64(requests)?, read_u64(requests)?);
+        if dir_bytes > MAX_DIR_BYTES {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut dir = vec![0; usize::try_from(dir_bytes).unwrap_or_default()];
+        requests.read_exact(&mut dir)?;
+        let nodes = read_nodes(requests, count)?;
+        let place = Place { dir: OsString::from_vec(dir).into(), device_number };
+        let refused = bring_in(&place, &nodes, how);
+        let mut reply = (refused.len() as u64).to_ne_bytes().to_vec();
+        reply.extend(refused.iter().flat_map(|node| node.to_ne_bytes()));
+        replies.write_all(&reply)?;
+        replies.flush()?;
+    }
+}
+
+fn encode(place: &Place, nodes: &[u64], how: How) -> Vec<u8> {
+    let dir = place.dir.as_os_str().as_bytes();
+    let how = match how {
+        How::Fsync => 0,
+        How::Pages => 1,
+    };
+    let mut bytes = Vec::with_capacity(32 + dir.len() + nodes.len() * 8);
+    for word in [how, place.device_number, dir.len() as u64, nodes.len() as u64] {
+        bytes.extend(word.to_ne_bytes());
+    }
+    bytes.extend(dir);
+    bytes.extend(nodes.iter().flat_map(|node| node.to_ne_bytes()));
+    bytes
+}
+
+fn read_u64(from: &mut impl Read) -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    from.read_exact(&mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+fn read_nodes(from: &mut impl Read, count: u64) -> io::Result<Vec<u64>> {
+    if count > MAX_NODES {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    (0..count).map(|_| read_u64(from)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> Place {
+        Place { dir: "/mnt/x y".into(), device_number: 45 }
+    }
+
+    #[test]
+    fn requests_arrive_as_they_were_sent() {
+        let mut bytes = encode(&place(), &[1, 1 << 41], How::Fsync);
+        bytes.extend(encode(&place(), &[7], How::Pages));
+        let seen = Mutex::new(Vec::new());
+        let mut replies = Vec::new();
+        serve(&mut &bytes[..], &mut replies, |place, nodes, how| {
+            seen.lock().push((place.clone(), nodes.to_vec(), how));
+            nodes.iter().copied().filter(|&node| node == 7).collect()
+        })
+        .unwrap();
+        let expected = [(place(), vec![1, 1 << 41], How::Fsync), (place(), vec![7], How::Pages)];
+        assert_eq!(*seen.lock(), expected);
+        let words: Vec<_> = [0u64, 1, 7].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        assert_eq!(replies, words);
+    }
+
+    #[test]
+    fn a_request_that_is_cut_or_beyond_the_bounds_is_an_error() {
+        let whole = encode(&place(), &[1, 2], How::Fsync);
+        for cut in 8..whole.len() {
+            let served = serve(&mut &whole[..cut], &mut Vec::new(), |_, _, _| Vec::new());
+            assert!(served.is_err(), "cut at {cut}");
+        }
+        for (at, value) in [(0, 2u64), (16, 5000), (24, u64::MAX)] {
+            let mut bad = whole.clone();
+            bad[at..at + 8].copy_from_slice(&value.to_ne_bytes());
+            assert!(serve(&mut &bad[..], &mut Vec::new(), |_, _, _| Vec::new()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_program_that_does_not_answer_is_an_error() {
+        let helper = Helper::new("/bin/true".into());
+        assert!(helper.bring_in(&place(), &[1], How::Fsync, |_| ()).is_err());
+        let absent = Helper::new("/nonexistent/program".into());
+        assert!(absent.bring_in(&place(), &[1], How::Fsync, |_| ()).is_err());
+    }
+}
