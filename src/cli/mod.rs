@@ -167,7 +167,8 @@ fn run_command(environment: &Environment) -> Result<(), End> {
         Command::Daemon(command) => command.run(&context),
         // Its daemon sees that it ends, and does without.
         Command::FlushHelper => {
-            let _ = fuse::flush_helper();
+            let (mut requests, mut replies) = (std::io::stdin().lock(), std::io::stdout().lock());
+            let _ = fuse::flush_helper(&mut requests, &mut replies);
             Ok(())
         }
     };

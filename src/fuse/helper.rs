@@ -110,13 +110,13 @@ impl Drop for Process {
     }
 }
 
-/// Serves a daemon over standard input and output until that closes them. To be called by a program
+/// Serves a daemon until that closes its end. To be called with standard input and output by a program
 /// that has been started with [`FLUSH_HELPER`] as its argument.
 ///
 /// # Errors
 /// Those of reading and writing, and requests that are not as they should be.
-pub fn flush_helper() -> io::Result<()> {
-    serve(&mut io::stdin().lock(), &mut io::stdout().lock(), Place::bring_in)
+pub fn flush_helper(requests: &mut impl Read, replies: &mut impl Write) -> io::Result<()> {
+    serve(requests, replies, Place::bring_in)
 }
 
 fn serve(
