@@ -93,17 +93,26 @@ impl Check {
             return text;
         }
         let counts = &report.counts;
-        let mut line = format!(
-            "{} volumes, {} snapshots, {} nodes, {} inodes, {} blocks of data",
-            counts.volumes, counts.snapshots, counts.nodes, counts.inodes, counts.data_blocks
-        );
+        let parts = [
+            count(counts.volumes, "volume"),
+            count(counts.snapshots, "snapshot"),
+            count(counts.nodes, "node"),
+            count(counts.inodes, "inode"),
+            count(counts.data_blocks, "data block"),
+        ];
+        let mut line = parts.join(", ");
         if self.data {
-            line.push_str(&format!(" of which {} verified", counts.verified_blocks));
+            line.push_str(&format!(", {} verified", counts.verified_blocks));
         }
         text.push_str(&line);
         text.push_str(if report.is_clean() { ": no problem found\n" } else { "\n" });
         text
     }
+}
+
+/// `1 node`, `2 nodes`.
+fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A spinner on a terminal; invisible in a pipe.

@@ -154,6 +154,10 @@ fn run_command(environment: &Environment) -> Result<(), End> {
         _ => Verbosity::Everything,
     };
     let context = Context { log_filter: environment.log_filter.clone(), verbosity };
+    let mounts = matches!(cli.command, Command::Mount(_) | Command::Daemon(_));
+    if !mounts && (cli.loudness.verbose > 0 || environment.log_filter.is_some()) {
+        context.log_to_stderr();
+    }
     let done = match &cli.command {
         Command::Mount(command) => command.run(&context),
         Command::Umount(command) => command.run(&context),

@@ -1,7 +1,7 @@
 //! One process per pool: its mounts, its control socket, its signals.
 //!
 //! Shape: [`launch`] starts the process (or asks the one that runs), [`server`] is its life,
-//! [`mounts`] its table of mounts, [`service`] carries requests out on an open pool, [`protocol`]
+//! [`control`] answers its socket, [`mounts`] is its table of mounts, [`service`] carries requests out on an open pool, [`protocol`]
 //! is what goes over the socket, [`client`] the other end of it. A command on a pool that no daemon
 //! has open opens it itself and carries the same request out with the same code ([`call`]).
 //!
@@ -21,6 +21,7 @@
 //! kernel has dropped, and a socket on which nobody listens, which the next daemon replaces.
 
 mod client;
+mod control;
 mod error;
 pub mod launch;
 pub mod log;

@@ -3,8 +3,7 @@
 //! Threads: this one waits for events; one waits for signals; one accepts connections; one for each
 //! connection; one for each mount, which waits for its end. The pool and the mounts have their own.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,15 +20,10 @@ use crate::pool::Pool;
 
 use super::mounts::{Mounted, Mounts};
 use super::open::{LockedDir, OpenPool, now};
-use super::protocol::{
-    Answer, DaemonRow, Envelope, MAX_LINE_BYTES, MountRequest, MountSettings, Outcome, Reply,
-    Request, SnapdirMode, VERSION,
-};
+use super::protocol::{DaemonRow, MountRequest, MountSettings, Reply, SnapdirMode};
 use super::service::{self, rfc3339};
 use super::{Error, ErrorKind, Result, client, sys};
 
-/// Most clients at a time; each costs a thread.
-const MAX_CLIENTS: usize = 128;
 /// How long the process waits at its end for replies to be written.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -46,12 +40,12 @@ enum Event {
 
 /// The daemon's state.
 #[derive(Debug)]
-struct Server {
-    path: PathBuf,
+pub(super) struct Server {
+    pub(super) path: PathBuf,
     started: Timestamp,
     /// None when the pool is being closed.
     pool: Mutex<Option<Arc<Pool>>>,
-    mounts: Mounts,
+    pub(super) mounts: Mounts,
     /// Serializes mounting and unmounting; true when no mount may be added any more.
     changing: Mutex<bool>,
     /// How closing went, when it is done.
@@ -59,9 +53,9 @@ struct Server {
     closing: Condvar,
     next_id: AtomicU64,
     /// Connections.
-    clients: AtomicUsize,
+    pub(super) clients: AtomicUsize,
     /// Requests that are being answered.
-    answering: AtomicUsize,
+    pub(super) answering: AtomicUsize,
     events: Mutex<Sender<Event>>,
 }
 
@@ -192,11 +186,11 @@ impl Server {
         }
     }
 
-    fn pool(&self) -> Result<Arc<Pool>> {
+    pub(super) fn pool(&self) -> Result<Arc<Pool>> {
         self.pool.lock().clone().ok_or_else(stopping)
     }
 
-    fn row(&self) -> DaemonRow {
+    pub(super) fn row(&self) -> DaemonRow {
         DaemonRow {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -205,7 +199,7 @@ impl Server {
     }
 
     /// Adds a mount; returns what to tell the user.
-    fn mount(self: &Arc<Self>, request: &MountRequest) -> Result<Vec<String>> {
+    pub(super) fn mount(self: &Arc<Self>, request: &MountRequest) -> Result<Vec<String>> {
         let changing = self.changing.lock();
         if *changing {
             return Err(stopping());
@@ -291,7 +285,7 @@ impl Server {
     }
 
     /// Ends a mount; returns whether it was the last.
-    fn unmount(&self, dir: &Path) -> Result<bool> {
+    pub(super) fn unmount(&self, dir: &Path) -> Result<bool> {
         let mut changing = self.changing.lock();
         let Some(mounted) = self.mounts.on(dir) else {
             let message = format!("this pool has no mount on {}", dir.display());
@@ -336,97 +330,7 @@ impl Server {
         }
     }
 
-    fn accept(self: &Arc<Self>, listener: &UnixListener) {
-        for stream in listener.incoming() {
-            let stream = match stream {
-                Ok(stream) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "no connection could be accepted");
-                    thread::sleep(Duration::from_millis(100));
-                    continue;
-                }
-            };
-            if self.clients.load(Ordering::Acquire) >= MAX_CLIENTS || !may_ask(&stream) {
-                continue;
-            }
-            self.clients.fetch_add(1, Ordering::AcqRel);
-            let server = Arc::clone(self);
-            let spawned = spawn("client", move || {
-                server.talk(&stream);
-                server.clients.fetch_sub(1, Ordering::AcqRel);
-            });
-            if spawned.is_err() {
-                self.clients.fetch_sub(1, Ordering::AcqRel);
-            }
-        }
-    }
-
-    /// Answers a client's requests until it closes the connection.
-    fn talk(self: &Arc<Self>, stream: &UnixStream) {
-        let mut reader = BufReader::new(stream);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            let read = (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut line);
-            if read.is_err() || line.last() != Some(&b'\n') {
-                return;
-            }
-            self.answering.fetch_add(1, Ordering::AcqRel);
-            let answer = std::panic::AssertUnwindSafe(|| self.reply(stream, &line));
-            // A panic has been logged by the hook; the client sees the connection end.
-            let goes_on = std::panic::catch_unwind(answer).unwrap_or(false);
-            self.answering.fetch_sub(1, Ordering::AcqRel);
-            if !goes_on {
-                return;
-            }
-        }
-    }
-
-    /// Answers one request; returns whether the conversation goes on.
-    fn reply(self: &Arc<Self>, mut stream: &UnixStream, line: &[u8]) -> bool {
-        let outcome = match self.answer(line) {
-            Ok(reply) => Outcome::Done(reply),
-            Err(error) => Outcome::Failed(error),
-        };
-        let last = matches!(outcome, Outcome::Done(Reply::Unmounted { closed: true }));
-        let Ok(mut text) = serde_json::to_vec(&Answer { version: VERSION, outcome }) else {
-            return false;
-        };
-        text.push(b'\n');
-        stream.write_all(&text).is_ok() && !last
-    }
-
-    fn answer(self: &Arc<Self>, line: &[u8]) -> Result<Reply> {
-        let envelope: Envelope = serde_json::from_slice(line).map_err(|error| {
-            Error::new(ErrorKind::Unsupported, format!("the request can't be read: {error}"))
-        })?;
-        if envelope.version != VERSION {
-            let message = format!("requests of version {} are not known here", envelope.version);
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
-        match &envelope.request {
-            Request::Mount(request) => self.mount(request).map(|notes| Reply::Mounted { notes }),
-            Request::Umount { dir } => {
-                let last = self.unmount(&dir.0)?;
-                if last {
-                    self.wait_until_closed()?;
-                }
-                Ok(Reply::Unmounted { closed: last })
-            }
-            Request::WaitUnmounted { dir } => {
-                if let Some(mounted) = self.mounts.on(&dir.0) {
-                    mounted.mount.wait();
-                }
-                Ok(Reply::Unmounted { closed: false })
-            }
-            request => {
-                let pool = self.pool()?;
-                service::execute(&pool, &self.mounts, Some(self.row()), &self.path, request)
-            }
-        }
-    }
-
-    fn wait_until_closed(&self) -> Result<()> {
+    pub(super) fn wait_until_closed(&self) -> Result<()> {
         let mut closed = self.closed.lock();
         loop {
             if let Some(outcome) = &*closed {
@@ -441,21 +345,13 @@ fn stopping() -> Error {
     Error::new(ErrorKind::Stopping, "the pool is being closed")
 }
 
-/// Returns whether the process at the other end is root's or our own user's.
-fn may_ask(stream: &UnixStream) -> bool {
-    match rustix::net::sockopt::socket_peercred(stream) {
-        Ok(peer) => peer.uid.is_root() || peer.uid == rustix::process::geteuid(),
-        Err(_) => false,
-    }
-}
-
 /// Takes a busy mount out of the directory tree; it ends with its last user, or with this process.
 fn detach(dir: &Path) -> std::io::Result<()> {
     use rustix::mount::{UnmountFlags, unmount};
     Ok(unmount(dir, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?)
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
     let spawned = thread::Builder::new().name(name.to_owned()).spawn(run);
     spawned.map(drop).map_err(|error| Error::io("start a thread", &error))
 }
