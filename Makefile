@@ -10,7 +10,7 @@ CASES ?= 2000
 FILES ?= 70000
 SNAPSHOTS ?= 10000
 
-.PHONY: help build demo test lint rustdoc soak doc install uninstall clean setup
+.PHONY: help build demo test lint soak doc install uninstall clean setup
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -28,21 +28,17 @@ demo: setup ## a pool, files, a snapshot, a look back, step by step, in a tempor
 test: setup lint ## everything that has to pass before a change is in
 	AMBERFS_REQUIRE_FUSE=1 $(CARGO) test --locked
 
-lint: rustdoc
+lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
-
-# Written for those who change it: private items too, and links to them.
-rustdoc:
-	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
-		$(CARGO) doc --no-deps --document-private-items --locked
 
 soak: setup ## longer: many more random cases, then a large tree and thousands of snapshots on a mount
 	PROPTEST_CASES=$(CASES) $(CARGO) test --release --locked --lib --tests
 	$(CARGO) build --release --locked
 	scripts/soak.sh target/release/amberfs $(FILES) $(SNAPSHOTS)
 
-doc: setup rustdoc ## the documentation of the code and the manual pages, in target/doc and docs/man
+doc: setup ## the API's documentation and the manual pages, in target/doc and docs/man
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
 	$(CARGO) run --locked --quiet -- man docs/man
 
 install: build ## the binary, mount helpers, manual pages and completions (PREFIX, SBINDIR, DESTDIR)

@@ -86,7 +86,7 @@ impl World {
     fn reopen(self) -> World {
         let World { storage, clock, pool, fs, root } = self;
         let options = fs.options().clone();
-        drop((fs, pool));
+        pool.abandon();
         let pool = Pool::open(storage.clone(), open_options(&clock)).unwrap();
         let fs = Filesystem::new(pool.volume("main").unwrap(), options).unwrap();
         World { storage, clock, pool, fs, root }

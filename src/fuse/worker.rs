@@ -1,7 +1,7 @@
 //! Threads that read requests and carry them out.
 //!
 //! A worker answers a request before it reads the next one, except for those that may wait long or
-//! that wait for other requests of the same mount: they go to a [`super::lane::Lane`], and the worker is free.
+//! that wait for other requests of the same mount: they go to a [`Lane`], and the worker is free.
 //!
 //! Invariant 1: nothing that a worker does itself waits for another request to be served.
 //! Invariant 2: the buffers are touched before the first request, so that the kernel never has to
