@@ -1,7 +1,7 @@
 //! Journal records: what happened, in an order that replay repeats.
 
 use super::bytes::{DecodeError, Decoder, Encoder};
-use super::catalog::MAX_NAME;
+use super::catalog::{MAX_LABELS, MAX_NAME};
 use super::edit::Edit;
 use super::ids::{BlockNo, InodeNo, MemberId, VolumeId};
 use super::time::Timestamp;
@@ -230,6 +230,9 @@ impl Record {
                 quota_bytes: d.u64("quota")?,
                 labels: {
                     let count = d.u8("labels")?;
+                    if usize::from(count) > MAX_LABELS {
+                        return Err(d.error("labels"));
+                    }
                     (0..count)
                         .map(|_| Ok((text(&mut d)?, text(&mut d)?)))
                         .collect::<Result<_, DecodeError>>()?

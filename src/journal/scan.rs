@@ -82,7 +82,9 @@ pub(super) fn bury(device: &dyn BlockDevice, len_bytes: u64, next: Position) -> 
         }
         device.read_at(at, &mut header)?;
         let Ok((found, _)) = FrameHeader::decode(&header) else { continue };
-        if (found.seq, found.chain) == (next.seq, next.chain) {
+        let frame = frame_bytes(found.payload_bytes as usize) as u64;
+        let fits = place(next.offset, frame, len_bytes).0 == at;
+        if fits && (found.seq, found.chain) == (next.seq, next.chain) {
             device.write_at(at, &[0; FRAME_HEADER])?;
             buried = true;
         }

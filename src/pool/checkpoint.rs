@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering;
 use super::store::{CatalogStore, CheckpointStore};
 use super::{Error, Pool, Result};
 use crate::btree::{Reader, Tree, Writeback, sweep, write_dirty};
+use crate::device::BlockDevice;
 use crate::format::{
     BLOCK_SIZE, Epoch, Key, MemberId, REGION_BLOCKS, RegionImage, RootRecord, Run, SLOT_OFFSETS,
     Seq, Superblock, region_of,
@@ -129,7 +130,7 @@ impl Pool {
         (superblock.next_member, superblock.next_volume, superblock.next_object) = freeze.next;
         superblock.root =
             stored_root(&Root { tree: state.tree.clone(), data_blocks: 0, next_inode: 0 })?;
-        self.write_superblock(&superblock)?;
+        write_superblock(&*self.storage.superblock, &superblock)?;
         self.generation.store(superblock.generation, Ordering::Relaxed);
         state.superblock = superblock;
         sweep(&mut state.tree.root, &self.cache);
@@ -141,20 +142,6 @@ impl Pool {
         self.unsynced.synced(freeze.unsynced);
         self.release(generation)?;
         self.journal.release(freeze.tail);
-        Ok(())
-    }
-
-    /// Writes both slots, the one that is not in use first.
-    pub(super) fn write_superblock(&self, superblock: &Superblock) -> Result<()> {
-        let bytes = superblock.to_bytes();
-        let device = &*self.storage.superblock;
-        let first = (superblock.generation % 2) as usize;
-        for slot in [first, 1 - first] {
-            device
-                .write_at(SLOT_OFFSETS[slot], &bytes)
-                .map_err(Error::io("writing the superblock"))?;
-            device.sync().map_err(Error::io("syncing the superblock"))?;
-        }
         Ok(())
     }
 
@@ -215,6 +202,18 @@ impl Pool {
             images.extend(more);
         }
     }
+}
+
+/// Writes both slots, the one that an older superblock may still be needed in last.
+pub(super) fn write_superblock(device: &dyn BlockDevice, superblock: &Superblock) -> Result<()> {
+    let bytes = superblock.to_bytes();
+    let first = (superblock.generation % 2) as usize;
+    for slot in [first, 1 - first] {
+        let written = device.write_at(SLOT_OFFSETS[slot], &bytes);
+        written.map_err(Error::io("writing the superblock"))?;
+        device.sync().map_err(Error::io("syncing the superblock"))?;
+    }
+    Ok(())
 }
 
 fn run_bytes(run: Run) -> u64 {

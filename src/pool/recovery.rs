@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::checkpoint::{CATALOG, CheckpointState};
+use super::checkpoint::{CATALOG, CheckpointState, write_superblock};
 use super::extents::invalid_parts;
 use super::space::clean_bytes;
 use super::store::{HeadStore, NO_EPOCH};
@@ -103,11 +103,11 @@ impl Pool {
         let space = load_space(&tree, &cache, superblock.total_blocks)?;
         let lineage = load_lineage(&tree, &cache, &superblock)?;
         drop(cache);
-        let (pool, records) = Pool::assemble(storage, open, superblock, space, tree, lineage)?;
-        pool.check_journal_length()?;
+        check_journal_length(&*storage.journal, &superblock)?;
         // A process that died may have left this slot in the host's page cache only. It must be on disk before
         // anything is written over what the older one refers to.
-        pool.write_superblock(&pool.checkpointing.lock().superblock)?;
+        write_superblock(&*storage.superblock, &superblock)?;
+        let (pool, records) = Pool::assemble(storage, open, superblock, space, tree, lineage)?;
         pool.open_heads()?;
         pool.replay(records)?;
         pool.start_background()?;
@@ -158,17 +158,6 @@ impl Pool {
             storage,
         };
         Ok((Arc::new(pool), records))
-    }
-
-    /// Where the journal ends is where it goes on at its beginning: another length would hide records.
-    fn check_journal_length(&self) -> Result<()> {
-        let found = self.storage.journal.len_bytes().map_err(Error::io("measuring the journal"))?;
-        let expected = self.checkpointing.lock().superblock.journal_bytes;
-        if found != expected {
-            let why = format!("the journal has {found} bytes, and must have {expected}");
-            return Err(Error::Corrupt(why));
-        }
-        Ok(())
     }
 
     /// Takes the heads' states out of the lineage.
@@ -319,6 +308,16 @@ impl Store for FirstNodes {
         self.space.allocate_node().ok_or(btree::Error::NoSpace)
     }
     fn retire(&mut self, _addr: BlockNo, _birth: Epoch) {}
+}
+
+/// Where the journal ends is where it goes on at its beginning: another length would hide records.
+fn check_journal_length(journal: &dyn BlockDevice, superblock: &Superblock) -> Result<()> {
+    let found = journal.len_bytes().map_err(Error::io("measuring the journal"))?;
+    let expected = superblock.journal_bytes;
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Corrupt(format!("the journal has {found} bytes, and must have {expected}")))
 }
 
 /// Returns the valid slot with the higher generation.

@@ -99,12 +99,24 @@ fn either_slot_is_enough_and_opening_heals_the_other() {
     }
 }
 
+/// Hashes of the first bytes of each file.
+fn beginnings(storage: &Storage) -> [blake3::Hash; 3] {
+    [&storage.superblock, &storage.journal, &storage.data].map(|device| {
+        let mut bytes = vec![0; device.len_bytes().unwrap().min(8 << 20) as usize];
+        device.read_at(0, &mut bytes).unwrap();
+        blake3::hash(&bytes)
+    })
+}
+
 #[test]
 fn a_journal_of_another_length_is_refused() {
     let (storage, pool, _) = new_pool(64 << 20);
     pool.close().unwrap();
     let longer = storage.journal.len_bytes().unwrap() + 4096;
     storage.journal.grow(longer).unwrap();
-    let error = Pool::open(storage, open_options()).unwrap_err();
+    let before = beginnings(&storage);
+    let error = Pool::open(storage.clone(), open_options()).unwrap_err();
     assert!(error.to_string().contains("the journal has"), "{error}");
+    let after = beginnings(&storage);
+    assert_eq!(before, after, "a refused pool is left as it was");
 }
