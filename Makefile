@@ -5,8 +5,10 @@ PREFIX ?= /usr/local
 # Where mount(8) looks for the helpers of filesystem types, whatever the prefix.
 SBINDIR ?= /sbin
 DESTDIR ?=
-# Of `make soak`: how many random cases a property test runs, and how large the mounted runs are.
+# Of `make soak`: how many random cases a property test runs, how many times more crash histories are tried
+# than in `make test`, and how large the mounted runs are.
 CASES ?= 2000
+CRASHES ?= 20
 FILES ?= 70000
 SNAPSHOTS ?= 10000
 
@@ -33,7 +35,7 @@ lint:
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 
 soak: setup ## longer: many more random cases, then a large tree and thousands of snapshots on a mount
-	PROPTEST_CASES=$(CASES) $(CARGO) test --release --locked --lib --tests
+	PROPTEST_CASES=$(CASES) AMBERFS_CRASH_RUNS=$(CRASHES) $(CARGO) test --release --locked --lib --tests
 	$(CARGO) build --release --locked
 	scripts/soak.sh target/release/amberfs $(FILES) $(SNAPSHOTS)
 
