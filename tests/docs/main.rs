@@ -5,6 +5,7 @@
 
 mod catalog;
 mod document;
+mod examples;
 mod journal;
 mod numbers;
 mod trees;
