@@ -75,6 +75,7 @@ pub use self::types::{
 };
 pub use crate::format::{FileKind, InodeNo, Timestamp};
 
+use self::orphan::Unfinished;
 use self::records::path_of;
 use self::table::{ContentLocks, NodeTable};
 use self::transaction::Transaction;
@@ -99,6 +100,7 @@ pub struct Filesystem {
     /// The snapshot that is shown in place of the live state.
     only: Option<Source>,
     flush_hook: RwLock<Option<Arc<FlushHook>>>,
+    unfinished: Unfinished,
     /// When a snapshot was last removed or renamed through this mount.
     snapshots_changed: Mutex<Option<Timestamp>>,
     /// Damaged inodes that the log has named.
@@ -154,6 +156,7 @@ impl Filesystem {
             views: Views::default(),
             only,
             flush_hook: RwLock::new(None),
+            unfinished: Unfinished::default(),
             snapshots_changed: Mutex::new(None),
             blamed: Mutex::new(Vec::new()),
         };

@@ -4,6 +4,9 @@
 //! record goes with the last one: a crash in between leaves it, and the next mount goes on.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
 
 use super::error::Error;
 use super::records::{Records, orphan_key, orphans};
@@ -15,6 +18,30 @@ use crate::pool::{Intent, ReadExtents};
 
 /// Extents that one commit drops at most: a few milliseconds of work.
 const SLICE_EXTENTS: usize = 2048;
+
+/// Files whose cut could not be finished; empty as a rule, and then asking costs one load.
+#[derive(Debug, Default)]
+pub(super) struct Unfinished {
+    any: AtomicBool,
+    cuts: Mutex<Vec<InodeNo>>,
+}
+
+impl Unfinished {
+    pub(super) fn add(&self, ino: InodeNo) {
+        self.cuts.lock().push(ino);
+        self.any.store(true, Ordering::Release);
+    }
+
+    fn has(&self, ino: InodeNo) -> bool {
+        self.any.load(Ordering::Acquire) && self.cuts.lock().contains(&ino)
+    }
+
+    fn remove(&self, ino: InodeNo) {
+        let mut cuts = self.cuts.lock();
+        cuts.retain(|other| *other != ino);
+        self.any.store(!cuts.is_empty(), Ordering::Release);
+    }
+}
 
 /// Returns where a first slice of what is mapped from a block on ends; none when all of it is one slice.
 pub(super) fn next_slice(
@@ -60,7 +87,8 @@ impl Filesystem {
         }
     }
 
-    /// Ends what was unlinked or being cut when the volume was last in use.
+    /// Ends what was unlinked or being cut when the volume was last in use. What can't be ended, in a damaged
+    /// pool, does not keep the rest from being used.
     pub(super) fn end_all_orphans(&self) -> Result<(), Error> {
         let found = {
             let guard = self.head.read()?;
@@ -68,9 +96,27 @@ impl Filesystem {
         };
         for (ino, kind) in found {
             match kind {
-                OrphanKind::Delete => self.end_orphan(ino)?,
-                OrphanKind::Truncate => self.finish_cut(ino)?,
+                OrphanKind::Delete => self.end_orphan_quietly(ino),
+                OrphanKind::Truncate => self.finish_cut_quietly(ino),
             }
+        }
+        Ok(())
+    }
+
+    /// Finishes a cut; where that fails the space stays taken, and the file does not grow before it is done:
+    /// else what was cut off would come back.
+    pub(super) fn finish_cut_quietly(&self, ino: InodeNo) {
+        if let Err(error) = self.finish_cut(ino) {
+            tracing::warn!(inode = ino.0, "the space of a cut file stays for now: {error}");
+            self.unfinished.add(ino);
+        }
+    }
+
+    /// Finishes a cut that failed before. Called before any change of a file's content.
+    pub(super) fn finish_earlier_cut(&self, ino: InodeNo) -> Result<(), Error> {
+        if self.unfinished.has(ino) {
+            self.finish_cut(ino)?;
+            self.unfinished.remove(ino);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! `fallocate`: setting space aside, punching holes, zeroing ranges.
 //!
-//! Zeroing is one commit. Setting space aside takes as many as it needs, first, with the size unchanged:
-//! what was set aside stays when it can't be finished, and nobody can see it in the content.
+//! Zeroing is one commit, with the size. Setting space aside takes as many as it needs: what was set aside
+//! stays when it can't be finished, and nobody can see it in the content. A new size comes last.
 
 use std::ops::ControlFlow;
 
@@ -48,13 +48,12 @@ impl Filesystem {
             let inode = self.regular(ino)?;
             let size = if keep { inode.size } else { inode.size.max(range.to) };
             match mode & !KEEP_SIZE {
-                0 => self.set_aside(ino, &inode, range, size),
-                PUNCH_HOLE if keep => self.zero(ino, &inode, range, inode.size),
-                ZERO_RANGE => {
-                    self.zero(ino, &inode, range, inode.size)?;
-                    let inode = self.regular(ino)?;
-                    self.set_aside(ino, &inode, range, size)
+                0 => {
+                    self.set_aside(ino, &inode, range)?;
+                    self.settle_size(ino, size)
                 }
+                PUNCH_HOLE if keep => self.zero(ino, &inode, range, size),
+                ZERO_RANGE => self.zero_range(ino, &inode, range, size),
                 _ => Err(Error::NotSupported),
             }
         };
@@ -62,23 +61,49 @@ impl Filesystem {
         self.report(node, result)
     }
 
-    /// Fills the holes of a range with preallocated space, then sets the size.
-    fn set_aside(&self, ino: InodeNo, inode: &Inode, range: Bytes, size: u64) -> Result<(), Error> {
-        let in_leaf = inode.flags.has(InodeFlags::INLINE);
-        if in_leaf && range.to <= MAX_INLINE as u64 {
-            // The leaf has the room.
-            return self.settle_size(ino, size);
+    /// Zeroes a range and sets the size in one commit, and then sets space aside for it.
+    fn zero_range(
+        &self,
+        ino: InodeNo,
+        inode: &Inode,
+        range: Bytes,
+        size: u64,
+    ) -> Result<(), Error> {
+        let mut inode = *inode;
+        if inode.flags.has(InodeFlags::INLINE) && range.to > MAX_INLINE as u64 {
+            self.move_out(ino)?;
+            inode = self.regular(ino)?;
         }
+        self.must_fit(ino, range)?;
+        self.zero(ino, &inode, range, size)?;
+        let inode = self.regular(ino)?;
+        self.set_aside(ino, &inode, range)
+    }
+
+    /// Fails with [`Error::NoSpace`] when a range's holes are more than is free: better nothing than all that
+    /// is left, and an error.
+    fn must_fit(&self, ino: InodeNo, range: Bytes) -> Result<(), Error> {
         let (first, end) = (range.from / BLOCK, blocks_for(range.to));
-        // Better nothing than all that is left and an error.
-        if (end - first).saturating_mul(BLOCK) > self.volume.space().free_bytes
-            && self.missing(ino, first, end)?.saturating_mul(BLOCK) > self.volume.space().free_bytes
-        {
+        let free = self.volume.space().free_bytes / BLOCK;
+        if end - first > free && self.missing(ino, first, end)? > free {
             return Err(Error::NoSpace);
         }
-        if in_leaf {
+        Ok(())
+    }
+
+    /// Fills the holes of a range with preallocated space; the content and the size stay.
+    fn set_aside(&self, ino: InodeNo, inode: &Inode, range: Bytes) -> Result<(), Error> {
+        if inode.flags.has(InodeFlags::INLINE) {
+            if range.to <= MAX_INLINE as u64 {
+                // The leaf has the room.
+                return Ok(());
+            }
+            self.must_fit(ino, range)?;
             self.move_out(ino)?;
+        } else {
+            self.must_fit(ino, range)?;
         }
+        let (first, end) = (range.from / BLOCK, blocks_for(range.to));
         let mut at = first;
         while at < end {
             let (holes, next) = self.holes(ino, at, end)?;
@@ -96,7 +121,7 @@ impl Filesystem {
             }
             at = next;
         }
-        self.settle_size(ino, size)
+        Ok(())
     }
 
     /// Moves a small file's content from the leaf to a block. The content lock is held exclusively.
@@ -169,20 +194,25 @@ impl Filesystem {
         tx.commit()
     }
 
-    /// Makes a range read as zeros: whole blocks become holes. The size stays.
+    /// Makes a range read as zeros and sets the size: whole blocks become holes.
     fn zero(&self, ino: InodeNo, inode: &Inode, range: Bytes, size: u64) -> Result<(), Error> {
         if inode.flags.has(InodeFlags::INLINE) {
-            return self.zero_inline(ino, range);
+            return self.zero_inline(ino, range, size);
         }
         // What is behind the end is zero: a last block that is zeroed up to the end is a hole.
-        let to = if range.to >= size { range.to.next_multiple_of(BLOCK) } else { range.to };
+        let to = if range.to >= inode.size { range.to.next_multiple_of(BLOCK) } else { range.to };
         let (first, end) = (blocks_for(range.from), to / BLOCK);
         let mut edges = Vec::with_capacity(2);
         for edge in [range.from / BLOCK, to / BLOCK] {
             let start = edge * BLOCK;
             let partial = start < range.from || to < start + BLOCK;
             let known = edges.iter().any(|(block, _)| *block == edge);
-            if !partial || known || start >= to || start >= size || !self.is_written(ino, edge)? {
+            if !partial
+                || known
+                || start >= to
+                || start >= inode.size
+                || !self.is_written(ino, edge)?
+            {
                 continue;
             }
             let mut block = self.content_block(ino, edge)?;
@@ -193,6 +223,7 @@ impl Filesystem {
         }
         let mut tx = self.begin(Intent::Shrink)?;
         let mut inode = tx.inode(ino)?;
+        inode.size = size;
         Settle::CHANGED.apply(&mut tx, ino, &mut inode)?;
         tx.put_inode(ino, &inode);
         if first < end {
@@ -204,12 +235,14 @@ impl Filesystem {
         tx.commit()
     }
 
-    fn zero_inline(&self, ino: InodeNo, range: Bytes) -> Result<(), Error> {
+    fn zero_inline(&self, ino: InodeNo, range: Bytes, size: u64) -> Result<(), Error> {
         let mut tx = self.begin(Intent::Shrink)?;
         let mut inode = tx.inode(ino)?;
         let mut content = tx.get_vec(inline_key(ino))?.unwrap_or_default();
         let len = content.len() as u64;
         content[range.from.min(len) as usize..range.to.min(len) as usize].fill(0);
+        content.resize(size as usize, 0);
+        inode.size = size;
         tx.set(inline_key(ino), Some(content));
         Settle::CHANGED.apply(&mut tx, ino, &mut inode)?;
         tx.put_inode(ino, &inode);

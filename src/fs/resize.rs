@@ -74,10 +74,7 @@ impl Filesystem {
         tx.put_inode(ino, &inode);
         tx.commit()?;
         if rest {
-            // What is left of it stays for the next mount if this fails; the size is what was asked for.
-            if let Err(error) = self.finish_cut(ino) {
-                tracing::warn!(inode = ino.0, "the space of a cut file stays for now: {error}");
-            }
+            self.finish_cut_quietly(ino);
         }
         Ok(inode)
     }

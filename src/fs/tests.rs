@@ -3,6 +3,7 @@
 mod attributes;
 mod content;
 mod copies;
+mod damage;
 mod directories;
 mod lifetime;
 mod links;

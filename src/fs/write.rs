@@ -51,8 +51,9 @@ impl Filesystem {
         self.report(node, result).map(|()| data.len())
     }
 
-    /// Reads the inode of a live regular file.
+    /// Reads the inode of a live regular file whose content is to be changed. The content lock is held.
     pub(super) fn regular(&self, ino: InodeNo) -> Result<Inode, Error> {
+        self.finish_earlier_cut(ino)?;
         let guard = self.head.read()?;
         let inode = guard.reader().inode(ino)?;
         match inode.kind() {

@@ -131,3 +131,22 @@ fn files_open_for_writing_are_known() {
     world.fs.release(a, reader);
     assert_eq!(world.fs.open_for_write(), []);
 }
+
+#[test]
+fn a_cut_that_could_not_be_finished_is_finished_before_the_file_grows() {
+    let world = World::new();
+    let node = fragmented(&world, 10);
+    let ino = InodeNo(node.0);
+    // As if dropping what is behind the size had failed.
+    let mut tx = Transaction::begin(world.fs.volume(), Intent::Shrink).unwrap();
+    let inode = tx.inode(ino).unwrap();
+    tx.put_inode(ino, &Inode { size: 4096, ..inode });
+    tx.put_orphan(ino, crate::format::OrphanKind::Truncate);
+    tx.commit().unwrap();
+    world.fs.unfinished.add(ino);
+    world.write(node, 100_000, b"far behind");
+    let content = world.content(node);
+    assert!(content[4096..100_000].iter().all(|byte| *byte == 0), "old content came back");
+    let source = world.fs.volume().source();
+    assert_eq!(records::orphans(&source.read().unwrap().reader()), Ok(vec![]));
+}
