@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::store::CatalogStore;
 use super::{Error, Pool, Result};
+use crate::format::NODE_BLOCKS;
 use crate::snapshot::Progress;
 
 /// Chunks of references or nodes that one step of reclaim handles: a step holds the catalog for about a
@@ -131,7 +132,10 @@ impl Pool {
         self.throttle(super::Intent::Shrink)?;
         let _gate = self.gate.read();
         let mut lineage = self.lineage.lock();
-        let progress = lineage.reclaim(RECLAIM_STEP, &mut CatalogStore { pool: self });
+        // A step must not run out of nodes half way: each chunk dirties a few of the catalog's.
+        let room = self.space.lock().node_blocks() / u64::from(NODE_BLOCKS) / 8;
+        let budget = (room as usize).clamp(1, RECLAIM_STEP);
+        let progress = lineage.reclaim(budget, &mut CatalogStore { pool: self });
         let progress = progress.map_err(|e| self.fail("reclaiming space", e.into()))?;
         let Some(Progress { data, nodes, unreadable, .. }) = progress else { return Ok(false) };
         self.changed.store(true, Ordering::Relaxed);

@@ -256,7 +256,7 @@ impl Pool {
         }
         let mut head = volume.head.write();
         let head = &mut *head;
-        let mut store = HeadStore { pool: self, epoch: self.epoch(), retired: Vec::new() };
+        let mut store = HeadStore::new(self, self.epoch());
         let mut dropped = Vec::new();
         self.apply_edits(&edits_now, &mut head.root, &mut store, &mut dropped)?;
         self.drop_references(head.parent_epoch, &head.ancestors, &dropped, &mut head.dead);

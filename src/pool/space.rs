@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{Error, Intent, Pool, Result};
-use crate::format::{BLOCK_SIZE, NODE_BLOCKS, NODE_SIZE, Run};
+use crate::format::{BLOCK_SIZE, Edit, NODE_BLOCKS, NODE_SIZE, Run};
 use crate::space::Class;
 
 /// Most that is kept back for deletes and checkpoints.
@@ -47,7 +47,24 @@ impl Pool {
     /// Data leaves the whole reserve to nodes. Of that, what only takes space may use one half, so that
     /// deletes have the other.
     fn node_floor(intent: Intent, reserve: u64) -> u64 {
-        if intent == Intent::Grow { reserve / 2 } else { reserve / 4 }
+        if intent == Intent::Grow { reserve / 2 } else { reserve / 8 * 3 }
+    }
+
+    /// Returns the room for nodes that no operation on a head may take: a copy of a large tree, one delete
+    /// after the other, would leave none for checkpoints, for reclaim, and for the deletion of the snapshot
+    /// that the tree is copied from.
+    pub(super) fn kept_blocks(&self, total: u64) -> u64 {
+        self.reserve_blocks(total) / 4
+    }
+
+    /// Fails unless there is room for the nodes that `edits` can add to a tree of `level` once the way to
+    /// their keys is dirty. An operation that is in the journal must not run out of it.
+    pub(super) fn check_room_for_splits(&self, edits: &[Edit], level: u8) -> Result<()> {
+        let adding =
+            |edit: &&Edit| matches!(edit, Edit::Put { .. } | Edit::Map { .. } | Edit::Unmap { .. });
+        let nodes = edits.iter().filter(adding).count() as u64 + u64::from(level) + 1;
+        let room = self.space.lock().node_blocks();
+        if nodes * u64::from(NODE_BLOCKS) > room { Err(Error::NoSpace) } else { Ok(()) }
     }
 
     /// Nodes made since the last freeze that call for a checkpoint, and at which operations wait for one.

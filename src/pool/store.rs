@@ -16,6 +16,15 @@ pub(super) struct HeadStore<'a> {
     pub(super) pool: &'a Pool,
     pub(super) epoch: Epoch,
     pub(super) retired: Vec<(BlockNo, Epoch)>,
+    /// Whether the operation can still be refused: then it leaves alone what is kept for those that can't.
+    pub(super) refusable: bool,
+}
+
+impl<'a> HeadStore<'a> {
+    /// For changes that must not fail for want of space any more.
+    pub(super) fn new(pool: &'a Pool, epoch: Epoch) -> Self {
+        HeadStore { pool, epoch, retired: Vec::new(), refusable: false }
+    }
 }
 
 /// Nodes of the catalog tree: what is retired is freed.
@@ -45,8 +54,12 @@ load_through_cache!(HeadStore, CatalogStore, CheckpointStore);
 
 impl Pool {
     /// Allocates a node that stays dirty until the next checkpoint.
-    fn new_dirty_node(&self) -> Result<BlockNo, btree::Error> {
-        let addr = self.space.lock().allocate_node();
+    fn new_dirty_node(&self, refusable: bool) -> Result<BlockNo, btree::Error> {
+        let addr = {
+            let mut space = self.space.lock();
+            let kept = if refusable { self.kept_blocks(space.total_blocks()) } else { 0 };
+            if space.node_blocks() > kept { space.allocate_node() } else { None }
+        };
         self.dirty_nodes.fetch_add(1, Ordering::Relaxed);
         self.new_node(addr)
     }
@@ -64,7 +77,7 @@ impl Store for HeadStore<'_> {
         self.epoch
     }
     fn allocate(&mut self) -> Result<BlockNo, btree::Error> {
-        self.pool.new_dirty_node()
+        self.pool.new_dirty_node(self.refusable)
     }
     fn retire(&mut self, addr: BlockNo, birth: Epoch) {
         self.retired.push((addr, birth));
@@ -76,7 +89,7 @@ impl Store for CatalogStore<'_> {
         NO_EPOCH
     }
     fn allocate(&mut self) -> Result<BlockNo, btree::Error> {
-        self.pool.new_dirty_node()
+        self.pool.new_dirty_node(false)
     }
     fn retire(&mut self, addr: BlockNo, _birth: Epoch) {
         self.pool.free_runs(&[Run::new(addr, NODE_BLOCKS)]);

@@ -308,10 +308,12 @@ impl Update<'_> {
         set_births(&mut edits, epoch)?;
         edits.append(&mut self.contents);
         let head = &mut *self.head;
-        let mut store = HeadStore { pool, epoch, retired: Vec::new() };
+        let mut store = HeadStore { refusable: true, ..HeadStore::new(pool, epoch) };
         let mut apply = Apply { root: &mut head.root, store: &mut store, dropped: Vec::new() };
         let prepared = edits.iter().try_for_each(|edit| apply.prepare(edit));
         let prepared = prepared.map_err(Error::from).and_then(|()| {
+            store.refusable = false;
+            pool.check_room_for_splits(&edits, head.root.tree.level)?;
             head.record.0.clear();
             encode_commit(self.volume.id, &edits, &mut head.record);
             Ok(pool.journal.append(&head.record.0)?)
@@ -323,6 +325,8 @@ impl Update<'_> {
             applied
         });
         let retired = std::mem::take(&mut store.retired);
+        // Even an operation that fails may have moved nodes: the next checkpoint gives the old ones back.
+        pool.changed.store(true, Ordering::Relaxed);
         pool.drop_nodes(head.parent_epoch, &head.ancestors, &retired, &mut head.dead);
         let seq = prepared?;
         if let Some(Err(error)) = applied {
@@ -337,7 +341,6 @@ impl Update<'_> {
     /// After the changes are made: the new blocks are referenced, and gathered dead references handed on.
     fn finish(&mut self, edits: &[Edit]) {
         let pool = &self.volume.pool;
-        pool.changed.store(true, Ordering::Relaxed);
         for edit in edits {
             match edit {
                 Edit::Map { ino, shared: true, .. } => {

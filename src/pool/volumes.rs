@@ -119,7 +119,7 @@ impl Pool {
 
     /// The state that a new volume begins with.
     fn first_root(&self, edits: &[Edit]) -> Result<Root> {
-        let mut store = HeadStore { pool: self, epoch: self.epoch(), retired: Vec::new() };
+        let mut store = HeadStore::new(self, self.epoch());
         let tree = Tree::new(&mut store)?;
         let mut root = Root { tree, data_blocks: 0, next_inode: ROOT_INODE.0 + 1 };
         let mut dropped = Vec::new();
