@@ -31,6 +31,12 @@ impl Apply<'_> {
             Edit::Put { key, .. } | Edit::Delete { key } => self.prepare_key(*key),
             Edit::Map { ino, block, extent, .. } => {
                 self.prepare_key(Key::inode(*ino, KeyKind::Inode, 0))?;
+                if let Some((start, before)) = self.predecessor(*ino, *block)?
+                    && continues(&before, start, extent, *block)
+                {
+                    // It may stand in another leaf than the key of the block does.
+                    self.prepare_key(extent_key(*ino, start))?;
+                }
                 self.prepare_range(*ino, *block, block + u64::from(extent.len_blocks))
             }
             Edit::Unmap { ino, block, len_blocks } => {

@@ -22,6 +22,35 @@ fn unmap(volume: &Volume, ino: u64, block: u64, len_blocks: u64) {
 }
 
 #[test]
+fn a_mapping_dirties_nothing_any_more_once_it_is_prepared() {
+    let (_, pool, volume) = new_pool(64 << 20);
+    let file = InodeNo(5);
+    // Single blocks with holes between them: many extents, in several leaves.
+    for block in (0..2000).step_by(2) {
+        write(&volume, file, block, &filled(1, 1)).unwrap();
+    }
+    // Whatever leaf the bound of which is this block, the one before it lies in the leaf to the left.
+    for block in (2..2000).step_by(2) {
+        unmap(&volume, 5, block, 1);
+        write(&volume, file, block - 1, &filled(2, 1)).unwrap();
+        pool.checkpoint().unwrap();
+        let fresh = volume.write_blocks(&filled(3, 1)).unwrap().remove(0);
+        let mut edit = volume.update(Intent::Grow).unwrap().map(file, block, fresh);
+        if let Edit::Map { extent, .. } = &mut edit {
+            extent.birth = pool.epoch();
+        }
+        let mut head = volume.head.write();
+        let mut store = HeadStore::new(&pool, pool.epoch());
+        let mut apply = Apply { root: &mut head.root, store: &mut store, dropped: Vec::new() };
+        apply.prepare(&edit).unwrap();
+        let (made, nodes) = (pool.dirty_nodes.load(Ordering::Relaxed), apply.root.tree.nodes);
+        apply.apply(&edit).unwrap();
+        let split = apply.root.tree.nodes - nodes;
+        assert_eq!(pool.dirty_nodes.load(Ordering::Relaxed) - made, split, "block {block}");
+    }
+}
+
+#[test]
 fn deletes_in_a_full_pool_that_a_snapshot_holds_are_refused_before_they_break_it() {
     for size in [8 << 20, 16 << 20] {
         let (storage, pool, volume) = new_pool(size);
