@@ -236,17 +236,26 @@ pub(super) fn for_each_extent(
 }
 
 /// Returns the blocks of a written extent that do not have the checksums that it says, read by `read`.
+///
+/// A block that can't be read is not among them: whether it was written nobody knows, and reading the file
+/// says so.
 pub(super) fn invalid_parts(
     extent: &Extent,
     read: &mut dyn FnMut(u64, &mut [u8]) -> std::io::Result<()>,
-) -> std::io::Result<Vec<Run>> {
+) -> Vec<Run> {
     if extent.kind == ExtentKind::Preallocated {
-        return Ok(Vec::new());
+        return Vec::new();
     }
     let mut bytes = vec![0; extent.len_blocks as usize * BLOCK_SIZE];
-    read(extent.addr.offset_bytes(), &mut bytes)?;
-    let blocks = bytes.chunks(BLOCK_SIZE).zip(&extent.checksums);
-    let valid: Vec<bool> = blocks.map(|(block, sum)| crc32c::crc32c(block) == *sum).collect();
+    let whole = read(extent.addr.offset_bytes(), &mut bytes).is_ok();
+    let mut at = extent.addr.offset_bytes();
+    let mut same = |(block, sum): (&mut [u8], &u32)| {
+        let readable = whole || read(at, block).is_ok();
+        at += BLOCK_SIZE as u64;
+        !readable || crc32c::crc32c(block) == *sum
+    };
+    let blocks = bytes.chunks_mut(BLOCK_SIZE).zip(&extent.checksums);
+    let valid: Vec<bool> = blocks.map(&mut same).collect();
     let mut invalid = Vec::new();
     let mut at = 0;
     for same in valid.chunk_by(|a, b| a == b) {
@@ -256,7 +265,7 @@ pub(super) fn invalid_parts(
         }
         at += len;
     }
-    Ok(invalid)
+    invalid
 }
 
 /// Bucket of a head's deadlist for a reference of that birth: the oldest ancestor that has it.

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use super::checkpoint::{CATALOG, CheckpointState, write_superblock};
-use super::extents::invalid_parts;
+use super::extents::{Apply, invalid_parts};
 use super::space::clean_bytes;
 use super::store::{HeadStore, NO_EPOCH};
 use super::volume::Head;
@@ -109,7 +109,14 @@ impl Pool {
         write_superblock(&*storage.superblock, &superblock)?;
         let (pool, records) = Pool::assemble(storage, open, superblock, space, tree, lineage)?;
         pool.open_heads()?;
-        pool.replay(records)?;
+        match pool.replay(records) {
+            Err(error @ (Error::Corrupt(_) | Error::NoSpace)) => {
+                // Everything up to the record that can't be carried out is there to be read, and the journal
+                // stays as it is.
+                pool.fail("replaying the journal", error);
+            }
+            other => other?,
+        }
         pool.start_background()?;
         Ok(pool)
     }
@@ -245,7 +252,7 @@ impl Pool {
             };
             if !shared {
                 let mut read = |at, buf: &mut [u8]| self.storage.data.read_at(at, buf);
-                let gone = invalid_parts(extent, &mut read).map_err(Error::io("reading data"))?;
+                let gone = invalid_parts(extent, &mut read);
                 lost.extend(gone.iter().map(|run| (run.start.0, run.end())));
                 self.free_runs(&gone);
             }
@@ -257,6 +264,9 @@ impl Pool {
         let mut head = volume.head.write();
         let head = &mut *head;
         let mut store = HeadStore::new(self, self.epoch());
+        // What can't be read shows here: a record is carried out whole or not at all.
+        let mut apply = Apply { root: &mut head.root, store: &mut store, dropped: Vec::new() };
+        edits_now.iter().try_for_each(|edit| apply.prepare(edit))?;
         let mut dropped = Vec::new();
         self.apply_edits(&edits_now, &mut head.root, &mut store, &mut dropped)?;
         self.drop_references(head.parent_epoch, &head.ancestors, &dropped, &mut head.dead);

@@ -51,6 +51,50 @@ fn a_mapping_dirties_nothing_any_more_once_it_is_prepared() {
 }
 
 #[test]
+fn a_block_that_can_not_be_read_is_not_taken_for_one_that_was_never_written() {
+    let bytes: Vec<u8> = (0..4u8).flat_map(|byte| filled(byte, 1)).collect();
+    let extent = extent_at(10, &bytes);
+    let on_disk = [filled(0, 1), filled(9, 1), filled(2, 1), filled(3, 1)].concat();
+    let mut read = |at: u64, buf: &mut [u8]| {
+        let from = at as usize - 10 * BLOCK_SIZE;
+        let bad = 2 * BLOCK_SIZE;
+        if from <= bad && bad < from + buf.len() {
+            return Err(std::io::Error::from_raw_os_error(libc::EIO));
+        }
+        buf.copy_from_slice(&on_disk[from..from + buf.len()]);
+        Ok(())
+    };
+    assert_eq!(invalid_parts(&extent, &mut read), vec![extent.sub_run(1, 1)]);
+}
+
+#[test]
+fn a_record_that_damage_keeps_from_being_replayed_leaves_the_rest_readable() {
+    let (storage, pool, volume) = new_pool(64 << 20);
+    let root = Edit::Put { key: inode(ROOT_INODE), value: vec![0; 64] };
+    let other = pool.create_volume("other", &[root]).unwrap();
+    for number in 100..200 {
+        put(&volume, number, &[1; 1000]);
+        put(&other, number, &[2; 1000]);
+    }
+    pool.checkpoint().unwrap();
+    let addr = volume.head.read().root.tree.root.addr;
+    put(&other, 300, b"replayed");
+    put(&volume, 300, b"can't be");
+    pool.abandon();
+    storage.data.write_at(addr.offset_bytes() + 3000, b"damage").unwrap();
+    let pool = Pool::open(storage, open_options()).unwrap();
+    assert!(pool.status().read_only.unwrap().contains("damaged"));
+    let other = pool.volume("other").unwrap();
+    assert_eq!(get(&other.source(), 150).unwrap(), [2; 1000]);
+    assert_eq!(get(&other.source(), 300).unwrap(), b"replayed");
+    let source = pool.volume("main").unwrap().source();
+    let guard = source.read().unwrap();
+    let error = guard.reader().get_vec(Key::new(150, KeyKind::Xattr, 0)).unwrap_err();
+    assert!(matches!(Error::from(error), Error::Corrupt(_)));
+    assert!(matches!(other.update(Intent::Shrink), Err(Error::ReadOnly(_))));
+}
+
+#[test]
 fn deletes_in_a_full_pool_that_a_snapshot_holds_are_refused_before_they_break_it() {
     for size in [8 << 20, 16 << 20] {
         let (storage, pool, volume) = new_pool(size);
