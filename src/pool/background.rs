@@ -132,6 +132,7 @@ impl Pool {
         self.throttle(super::Intent::Shrink)?;
         let _gate = self.gate.read();
         let mut lineage = self.lineage.lock();
+        let _changing = self.changing();
         // A step must not run out of nodes half way: each chunk dirties a few of the catalog's.
         let room = self.space.lock().node_blocks() / u64::from(NODE_BLOCKS) / 8;
         let budget = (room as usize).clamp(1, RECLAIM_STEP);

@@ -68,12 +68,15 @@ impl Pool {
         if !self.changed.load(Ordering::Relaxed) || !due() {
             return Ok(());
         }
+        let _changing = self.changing();
         let done = self.freeze().and_then(|freeze| self.write_checkpoint(&mut state, freeze));
         done.map_err(|error| self.fail("writing a checkpoint", error))
     }
 
     fn freeze(&self) -> Result<Freeze> {
         let _gate = self.gate.write();
+        // What failed while this waited may have left half a change.
+        self.check_failed()?;
         self.changed.store(false, Ordering::Relaxed);
         let mut roots = Vec::new();
         let mut dead = Vec::new();

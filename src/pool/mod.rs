@@ -26,7 +26,7 @@
 //! # Failure
 //!
 //! When something fails that leaves memory and disk at odds (a checkpoint's write or sync, an operation that
-//! is in the journal and can't be applied), the pool is read-only until it is opened again: nothing is
+//! is in the journal and can't be applied, a panic half way), the pool is read-only until it is opened again: nothing is
 //! acknowledged any more that might not be there. What was acknowledged before is in the journal.
 
 mod background;
@@ -104,6 +104,20 @@ pub struct Pool {
     background: Arc<background::Background>,
 }
 
+/// A change under way; see [`Pool::changing`]. It ends before the locks are let go.
+struct Changing<'a> {
+    pool: &'a Pool,
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let error = Error::Corrupt("a thread panicked".into());
+            self.pool.fail("changing the pool's state", error);
+        }
+    }
+}
+
 impl Pool {
     /// Current epoch.
     fn epoch(&self) -> Epoch {
@@ -123,6 +137,12 @@ impl Pool {
             *failure = Some(format!("{what}: {error}"));
         }
         error
+    }
+
+    /// Begins a change of several parts that belong together: if a panic cuts it off, the pool is read-only
+    /// from then on, so that no checkpoint makes a half of it durable. The journal has what is needed.
+    fn changing(&self) -> Changing<'_> {
+        Changing { pool: self }
     }
 
     fn check_failed(&self) -> Result<()> {

@@ -304,6 +304,7 @@ impl Update<'_> {
     /// On an error nothing has changed, unless the pool has gone read-only.
     pub fn commit(mut self, mut edits: Vec<Edit>) -> Result<()> {
         let pool = &self.volume.pool;
+        let changing = pool.changing();
         let epoch = pool.epoch();
         set_births(&mut edits, epoch)?;
         edits.append(&mut self.contents);
@@ -333,6 +334,7 @@ impl Update<'_> {
             return Err(pool.fail("applying an operation that is in the journal", error));
         }
         self.finish(&edits);
+        drop(changing);
         let pool = Arc::clone(&self.volume.pool);
         drop(self);
         pool.journal.write_out(seq).map_err(|error| pool.fail("writing the journal", error.into()))

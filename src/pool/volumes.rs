@@ -55,9 +55,12 @@ impl Pool {
         let (record, answer) = plan(&self.lineage.lock())?;
         let seq = self.journal.append(&record.to_bytes())?;
         self.changed.store(true, Ordering::Relaxed);
+        let changing = self.changing();
         let done = self.apply_lineage(&record);
-        drop(gate);
+        // With the gate still closed, or a checkpoint that waits for it would keep half a change.
         done.map_err(|error| self.fail("changing the lineage", error))?;
+        drop(changing);
+        drop(gate);
         self.journal.write_out(seq).map_err(|e| self.fail("writing the journal", e.into()))?;
         Ok(answer)
     }

@@ -51,6 +51,24 @@ fn a_mapping_dirties_nothing_any_more_once_it_is_prepared() {
 }
 
 #[test]
+fn a_panic_in_the_middle_of_an_operation_is_not_made_durable() {
+    let (storage, pool, volume) = new_pool(64 << 20);
+    put(&volume, 3, b"three");
+    let update = volume.update(Intent::Grow).unwrap();
+    let too_long = Edit::Put { key: Key::new(5, KeyKind::Xattr, 0), value: vec![0; 5000] };
+    let first = Edit::Put { key: Key::new(4, KeyKind::Xattr, 0), value: b"half".to_vec() };
+    let commit = std::panic::AssertUnwindSafe(|| update.commit(vec![first, too_long]));
+    assert!(std::panic::catch_unwind(commit).is_err());
+    assert!(matches!(pool.checkpoint(), Err(Error::ReadOnly(_))));
+    assert!(matches!(volume.update(Intent::Grow), Err(Error::ReadOnly(_))));
+    pool.abandon();
+    let pool = Pool::open(storage, open_options()).unwrap();
+    let source = pool.volume("main").unwrap().source();
+    assert_eq!(get(&source, 3).unwrap(), b"three");
+    assert_eq!(get(&source, 4), None);
+}
+
+#[test]
 fn a_block_that_can_not_be_read_is_not_taken_for_one_that_was_never_written() {
     let bytes: Vec<u8> = (0..4u8).flat_map(|byte| filled(byte, 1)).collect();
     let extent = extent_at(10, &bytes);
