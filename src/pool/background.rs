@@ -118,7 +118,7 @@ impl Pool {
 
     /// Gives the host back what releases left in small pieces, until something else is to be done.
     fn trim(&self) {
-        while matches!(self.trim_some(), Ok(true)) {
+        while self.trim_some() {
             if self.changed.load(Ordering::Relaxed) || self.background.signal.lock().stop {
                 return;
             }
@@ -156,7 +156,7 @@ impl Pool {
     /// The same at the end, when nothing else is to be done but somebody waits.
     fn trim_at_close(&self) {
         let begun = std::time::Instant::now();
-        while begun.elapsed() < MAX_CLOSING_TRIM && matches!(self.trim_some(), Ok(true)) {}
+        while begun.elapsed() < MAX_CLOSING_TRIM && self.trim_some() {}
     }
 
     /// Ends background work, makes a last checkpoint and lets go of the volumes.

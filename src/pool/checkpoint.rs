@@ -143,7 +143,7 @@ impl Pool {
         drop(freeze.roots);
         self.sweep_members(&members);
         self.unsynced.synced(freeze.unsynced);
-        self.release(generation)?;
+        self.release(generation);
         self.journal.release(freeze.tail);
         Ok(())
     }
@@ -169,29 +169,35 @@ impl Pool {
     }
 
     /// Gives back what was freed before the freeze.
-    fn release(&self, generation: u64) -> Result<()> {
+    fn release(&self, generation: u64) {
         // Whoever began to read before now may still read blocks that are to be given back.
         drop(self.readers.write());
         loop {
             let batch = self.space.lock().next_batch(generation, BATCH_RUNS);
-            let Some(batch) = batch else { return Ok(()) };
-            self.punch(batch)?;
+            let Some(batch) = batch else { return };
+            self.punch(batch);
         }
     }
 
-    fn punch(&self, batch: Batch) -> Result<()> {
-        for run in &batch.chunks {
-            let (at, len) = (run.start.offset_bytes(), run_bytes(*run));
-            self.storage.data.punch(at, len).map_err(Error::io("punching out freed blocks"))?;
+    /// Punches a batch's chunks out and makes its blocks free; false when the host could not take them back.
+    fn punch(&self, batch: Batch) -> bool {
+        let punched = batch
+            .chunks
+            .iter()
+            .try_for_each(|run| self.storage.data.punch(run.start.offset_bytes(), run_bytes(*run)));
+        if let Err(error) = &punched {
+            // Nothing is read out of free blocks: the host merely does not get these back yet. One that is
+            // full can fail so.
+            tracing::warn!("freed blocks stay with the pool: {error}");
         }
         self.space.lock().release_batch(batch);
-        Ok(())
+        punched.is_ok()
     }
 
     /// Gives the host some of the small pieces back that a release leaves; false when there are none.
-    pub(super) fn trim_some(&self) -> Result<bool> {
+    pub(super) fn trim_some(&self) -> bool {
         let batch = self.space.lock().next_trim(BATCH_RUNS);
-        batch.map_or(Ok(false), |batch| self.punch(batch).map(|()| true))
+        batch.is_some_and(|batch| self.punch(batch))
     }
 
     /// Returns the images of the last freeze, with pauses in which others get at the space map.

@@ -69,6 +69,32 @@ fn a_panic_in_the_middle_of_an_operation_is_not_made_durable() {
 }
 
 #[test]
+fn a_host_that_can_not_take_blocks_back_stops_nothing() {
+    let storage = Storage::memory();
+    let faults = Faults::new();
+    let pool =
+        Pool::create(faults.wrap(&storage), &create_options(64 << 20), open_options()).unwrap();
+    let root = Edit::Put { key: inode(ROOT_INODE), value: vec![0; 64] };
+    let volume = pool.create_volume("main", &[root]).unwrap();
+    write(&volume, InodeNo(5), 0, &filled(1, 256)).unwrap();
+    pool.checkpoint().unwrap();
+    let used = pool.status().used_bytes;
+    faults.arm(Fault {
+        op: FaultOp::Punch,
+        device: None,
+        nth: 1,
+        lasting: true,
+        errno: libc::ENOSPC,
+    });
+    unmap(&volume, 5, 0, 256);
+    pool.checkpoint().unwrap();
+    assert!(faults.injected() > 0);
+    assert_eq!(pool.status().read_only, None);
+    assert!(pool.status().used_bytes <= used - (1 << 19));
+    assert_eq!(pool.status().held_bytes, 0);
+}
+
+#[test]
 fn a_block_that_can_not_be_read_is_not_taken_for_one_that_was_never_written() {
     let bytes: Vec<u8> = (0..4u8).flat_map(|byte| filled(byte, 1)).collect();
     let extent = extent_at(10, &bytes);
