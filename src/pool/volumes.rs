@@ -93,7 +93,10 @@ impl Pool {
             }
             Record::SetVolume { volume, quota_bytes, labels } => {
                 let quota = (*quota_bytes > 0).then_some(*quota_bytes);
-                self.volume_by_id(*volume)?.head.write().quota_bytes = quota;
+                // A volume that is deleted but for its snapshots has no head to limit.
+                if let Some(volume) = self.volumes.read().get(volume) {
+                    volume.head.write().quota_bytes = quota;
+                }
                 Ok(self.lineage.lock().set_volume(*volume, quota, labels.clone(), store)?)
             }
             Record::Snapshot { created, name, snapshots } => {

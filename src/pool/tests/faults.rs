@@ -22,6 +22,19 @@ fn unmap(volume: &Volume, ino: u64, block: u64, len_blocks: u64) {
 }
 
 #[test]
+fn a_volume_of_which_only_snapshots_are_left_can_be_labelled() {
+    let (storage, pool, volume) = new_pool(64 << 20);
+    pool.create_snapshot(volume.id(), "s").unwrap();
+    pool.delete_volume("main").unwrap();
+    let label = ("kept".to_owned(), Some("yes".to_owned()));
+    pool.set_volume("main", Some(Some(1 << 20)), &[label]).unwrap();
+    assert_eq!(pool.status().read_only, None);
+    pool.abandon();
+    let pool = Pool::open(storage, open_options()).unwrap();
+    assert_eq!(pool.volumes()[0].labels["kept"], "yes");
+}
+
+#[test]
 fn a_mapping_dirties_nothing_any_more_once_it_is_prepared() {
     let (_, pool, volume) = new_pool(64 << 20);
     let file = InodeNo(5);
