@@ -337,9 +337,14 @@ fn check_journal_length(journal: &dyn BlockDevice, superblock: &Superblock) -> R
 pub(crate) fn read_superblock(device: &dyn BlockDevice) -> Result<Superblock> {
     let mut best: Option<Superblock> = None;
     let mut worst = SlotError::Magic;
+    let mut unread = None;
     for (slot, offset) in SLOT_OFFSETS.into_iter().enumerate() {
         let mut bytes = vec![0; SLOT_SIZE];
-        device.read_at(offset, &mut bytes).map_err(Error::io("reading the superblock"))?;
+        if let Err(error) = device.read_at(offset, &mut bytes) {
+            tracing::warn!("superblock slot {slot}: {error}");
+            unread = Some(Error::io("reading the superblock")(error));
+            continue;
+        }
         match Superblock::decode(&bytes) {
             Ok(found) => {
                 if best.as_ref().is_none_or(|best| best.generation < found.generation) {
@@ -356,7 +361,7 @@ pub(crate) fn read_superblock(device: &dyn BlockDevice) -> Result<Superblock> {
         }
     }
     best.filter(|found| found.total_blocks <= MAX_TOTAL_BLOCKS.min(MAX_BLOCKS))
-        .ok_or(Error::Superblock(worst))
+        .ok_or(unread.unwrap_or(Error::Superblock(worst)))
 }
 
 pub(crate) fn stored_tree(record: &RootRecord) -> Tree {

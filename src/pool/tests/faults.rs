@@ -35,6 +35,26 @@ fn a_volume_of_which_only_snapshots_are_left_can_be_labelled() {
 }
 
 #[test]
+fn one_superblock_slot_that_can_not_be_read_is_no_reason_not_to_open() {
+    let (storage, pool, volume) = new_pool(64 << 20);
+    put(&volume, 3, b"three");
+    pool.close().unwrap();
+    for nth in [1, 2] {
+        let faults = Faults::new();
+        let device = Some(DeviceName::Superblock);
+        faults.arm(Fault { op: FaultOp::Read, device, nth, lasting: false, errno: libc::EIO });
+        let pool = Pool::open(faults.wrap(&storage), open_options()).unwrap();
+        assert_eq!(faults.injected(), 1);
+        assert_eq!(get(&pool.volume("main").unwrap().source(), 3).unwrap(), b"three");
+    }
+    let faults = Faults::new();
+    let device = Some(DeviceName::Superblock);
+    faults.arm(Fault { op: FaultOp::Read, device, nth: 1, lasting: true, errno: libc::EIO });
+    let error = Pool::open(faults.wrap(&storage), open_options()).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
+}
+
+#[test]
 fn a_mapping_dirties_nothing_any_more_once_it_is_prepared() {
     let (_, pool, volume) = new_pool(64 << 20);
     let file = InodeNo(5);
