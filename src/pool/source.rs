@@ -159,6 +159,10 @@ impl Pool {
         for (block, extent) in parts {
             let start = (block - first) as usize * BLOCK_SIZE;
             let end = start + extent.len_blocks as usize * BLOCK_SIZE;
+            if start < done {
+                let why = format!("extents of inode {ino} overlap at its block {block}");
+                return Err(Error::Corrupt(why));
+            }
             buf[done..start].fill(0);
             done = end;
             match extent.kind {

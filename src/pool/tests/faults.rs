@@ -102,6 +102,24 @@ fn a_panic_in_the_middle_of_an_operation_is_not_made_durable() {
 }
 
 #[test]
+fn extents_that_overlap_are_damage_and_no_panic() {
+    let (_, _, volume) = new_pool(64 << 20);
+    write(&volume, InodeNo(5), 0, &filled(1, 4)).unwrap();
+    let extent = {
+        let source = volume.source();
+        let guard = source.read().unwrap();
+        let key = Key::inode(InodeNo(5), KeyKind::Extent, 0);
+        Extent::decode(&guard.reader().get_vec(key).unwrap().unwrap()).unwrap()
+    };
+    let update = volume.update(Intent::Grow).unwrap();
+    let key = Key::inode(InodeNo(5), KeyKind::Extent, 2);
+    update.commit(vec![Edit::Put { key, value: extent.to_bytes() }]).unwrap();
+    let mut buf = filled(0, 8);
+    let error = volume.source().read_file(InodeNo(5), 0, &mut buf).unwrap_err();
+    assert!(matches!(error, Error::Corrupt(_)), "{error}");
+}
+
+#[test]
 fn a_host_that_can_not_take_blocks_back_stops_nothing() {
     let storage = Storage::memory();
     let faults = Faults::new();
