@@ -98,6 +98,7 @@ impl From<journal::Error> for Error {
                 Error::io("writing the journal")(source)
             }
             journal::Error::Full { .. } => Error::NoSpace,
+            too_large @ journal::Error::TooLarge { .. } => Error::Limit(too_large.to_string()),
             other => Error::Corrupt(other.to_string()),
         }
     }

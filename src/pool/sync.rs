@@ -131,7 +131,12 @@ impl Pool {
             // No freeze comes between the choice to copy and the record of the copy.
             let _gate = self.gate.read();
             match self.unsynced.to_copy(file) {
-                Some((until, runs)) => Some((until, self.copy_runs(&runs)?)),
+                Some((until, runs)) => match self.copy_runs(&runs) {
+                    Ok(last) => Some((until, last)),
+                    // No room for copies in the journal: it is synced in place.
+                    Err(Error::NoSpace | Error::Limit(_)) => None,
+                    Err(error) => return Err(error),
+                },
                 None => None,
             }
         };

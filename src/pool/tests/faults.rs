@@ -190,6 +190,20 @@ fn a_record_that_damage_keeps_from_being_replayed_leaves_the_rest_readable() {
 }
 
 #[test]
+fn an_fsync_that_the_journal_has_no_room_for_syncs_in_place() {
+    let storage = Storage::memory();
+    let create = CreateOptions { journal_bytes: 128 << 10, ..create_options(64 << 20) };
+    let pool = Pool::create(storage, &create, open_options()).unwrap();
+    let root = Edit::Put { key: inode(ROOT_INODE), value: vec![0; 64] };
+    let volume = pool.create_volume("main", &[root]).unwrap();
+    for round in 0..20 {
+        write(&volume, InodeNo(5), 0, &filled(round, 60)).unwrap();
+        volume.sync_inode(InodeNo(5)).unwrap();
+    }
+    assert_eq!(pool.status().read_only, None);
+}
+
+#[test]
 fn deletes_in_a_full_pool_that_a_snapshot_holds_are_refused_before_they_break_it() {
     for size in [8 << 20, 16 << 20] {
         let (storage, pool, volume) = new_pool(size);
