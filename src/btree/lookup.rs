@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::{Error, Load, Tree};
-use crate::cache::{Body, Child, Node};
-use crate::format::Key;
+use crate::cache::{Body, Child, Internal, Node};
+use crate::format::{Key, Leaf};
 
 /// A tree and the store that its nodes are in: what reading needs.
 #[derive(Clone, Copy)]
@@ -33,19 +33,20 @@ impl<'a> Reader<'a> {
         let held: Arc<Node>;
         let mut child = &self.tree.root;
         let mut level = self.tree.level;
+        let mut bounds = (Key::MIN, Key::MAX);
         loop {
             let node: &Node = match &child.node {
                 Some(node) => node,
                 None => {
                     held = self.store.load(child, level)?;
                     // Cached nodes link no others, so all below is held one node at a time.
-                    return Self::get_held(self.store, held, level, key, f);
+                    return Self::get_held(self.store, held, level, bounds, key, f);
                 }
             };
             match &node.body {
-                Body::Leaf(leaf) => return Ok(leaf.search(key).ok().map(|at| f(leaf.value(at)))),
+                Body::Leaf(leaf) => return Ok(find(leaf, bounds, key, f)),
                 Body::Internal(internal) => {
-                    child = &internal.children[internal.child_for(key)];
+                    child = descend(internal, &mut bounds, key);
                     level = internal.level - 1;
                 }
             }
@@ -56,15 +57,16 @@ impl<'a> Reader<'a> {
         store: &dyn Load,
         mut node: Arc<Node>,
         mut level: u8,
+        mut bounds: (Key, Key),
         key: Key,
         f: impl FnOnce(&[u8]) -> R,
     ) -> Result<Option<R>, Error> {
         loop {
             let next = match &node.body {
-                Body::Leaf(leaf) => return Ok(leaf.search(key).ok().map(|at| f(leaf.value(at)))),
+                Body::Leaf(leaf) => return Ok(find(leaf, bounds, key, f)),
                 Body::Internal(internal) => {
                     level -= 1;
-                    store.load(&internal.children[internal.child_for(key)], level)?
+                    store.load(descend(internal, &mut bounds, key), level)?
                 }
             };
             node = next;
@@ -144,4 +146,16 @@ impl<'a> Reader<'a> {
             }
         }
     }
+}
+
+/// The child that `key` belongs to; `bounds` becomes what its keys lie between.
+fn descend<'n>(internal: &'n Internal, bounds: &mut (Key, Key), key: Key) -> &'n Child {
+    let at = internal.child_for(key);
+    let high = internal.keys.get(at + 1).copied().unwrap_or(bounds.1);
+    *bounds = (internal.keys[at], high);
+    &internal.children[at]
+}
+
+fn find<R>(leaf: &Leaf, bounds: (Key, Key), key: Key, f: impl FnOnce(&[u8]) -> R) -> Option<R> {
+    leaf.search_within(key, bounds.0, bounds.1).ok().map(|at| f(leaf.value(at)))
 }

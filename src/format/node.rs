@@ -231,11 +231,21 @@ impl Leaf {
         if key >= high_key {
             return if key == high_key { Ok(last) } else { Err(self.count) };
         }
-        let span = high_key.0 - low_key.0;
-        let shift = (96 - span.leading_zeros().min(96)).min(96);
-        let (offset, span) = (((key.0 - low_key.0) >> shift) as u64, (span >> shift) as u64);
-        let guess = (offset * last as u64 / span.max(1)) as usize;
-        let (mut low, mut high) = (1, last);
+        self.search_from(key, guess(key, low_key, high_key, last))
+    }
+
+    /// As [`Leaf::search`], for a caller that knows between which keys all of the leaf's lie: the guess is
+    /// then made without a look at the leaf.
+    pub fn search_within(&self, key: Key, low: Key, high: Key) -> Result<usize, usize> {
+        if self.count <= MIN_GUESSED || key < low || key > high {
+            return self.search_between(key, 0, self.count);
+        }
+        self.search_from(key, guess(key, low, high, self.count - 1))
+    }
+
+    /// Searches with growing steps from `guess`, the index of an entry.
+    fn search_from(&self, key: Key, guess: usize) -> Result<usize, usize> {
+        let (mut low, mut high) = (0, self.count);
         let mut step = 1;
         if self.key(guess) < key {
             low = guess + 1;
@@ -245,7 +255,7 @@ impl Leaf {
             }
             high = high.min(low + step + 1);
         } else {
-            high = (guess + 1).min(high);
+            high = guess + 1;
             while high > low + step && self.key(high - 1 - step) > key {
                 high -= step + 1;
                 step *= 2;
@@ -384,6 +394,15 @@ impl Leaf {
     }
 }
 
+/// Where `key` would stand among entries 0 to `last` if keys from `low` to `high` were evenly spread.
+fn guess(key: Key, low: Key, high: Key, last: usize) -> usize {
+    let span = high.0 - low.0;
+    // Both are cut to 32 bits, so that the product stays within 64.
+    let shift = 96 - span.leading_zeros().min(96);
+    let (offset, span) = (((key.0 - low.0) >> shift) as u64, (span >> shift) as u64);
+    ((offset * last as u64 / span.max(1)) as usize).min(last)
+}
+
 fn put_entry(page: &mut [u8; NODE_SIZE], index: usize, key: Key, offset: usize, len: usize) {
     let at = NODE_HEADER + index * LEAF_ENTRY;
     put(page, at, &key.0.to_le_bytes());
@@ -509,6 +528,9 @@ mod tests {
             for id in ids.iter().flat_map(|id| [id.saturating_sub(1), *id, id.saturating_add(1)]).chain(probes) {
                 let expected = ids.binary_search(&id);
                 prop_assert_eq!(leaf.search(key(id)), expected, "{}", id);
+                prop_assert_eq!(leaf.search_within(key(id), Key::MIN, Key::MAX), expected, "{}", id);
+                let (low, high) = (key(ids[0] / 2), key(ids[ids.len() - 1].saturating_add(9)));
+                prop_assert_eq!(leaf.search_within(key(id), low, high), expected, "{}", id);
             }
         }
 
