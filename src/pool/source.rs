@@ -107,10 +107,8 @@ pub(super) fn file_parts(
 ) -> Result<Vec<(u64, Extent)>> {
     let mut parts = Vec::new();
     let end = first.saturating_add(blocks);
-    for_each_extent(reader, ino, first, end, &mut |at, extent| {
-        let from = first.max(at);
-        let to = end.min(at + u64::from(extent.len_blocks));
-        parts.push((from, extent.part((from - at) as u32, (to - from) as u32)));
+    reader.extents(ino, first, end, &mut |block, extent| {
+        parts.push((block, extent));
         ControlFlow::Continue(())
     })?;
     Ok(parts)
