@@ -18,6 +18,7 @@ mod mount;
 mod options;
 mod output;
 mod pool;
+mod remount;
 mod size;
 mod snapshot;
 mod status;

@@ -9,7 +9,7 @@ use crate::daemon::{self, ErrorKind, launch};
 
 use super::locate::{self, Target};
 use super::options::parse_options;
-use super::{Context, Failure};
+use super::{Context, Failure, remount};
 
 /// Mount a volume, in the background once it is usable.
 #[derive(Debug, clap::Args)]
@@ -26,6 +26,7 @@ use super::{Context, Failure};
   context=CONTEXT         SELinux context of all files
   cache_size=SIZE         memory for the pool's cache (default 256M)
   commit=SECONDS          time between checkpoints of the pool (default 5)
+  remount                 change ro, rw, noatime, nodev, nosuid, noexec of a mount in place
 and the generic ones of mount(8) and fstab(5): defaults, _netdev, nofail, user, x-*.")]
 pub(super) struct Mount {
     /// The volume: POOL or POOL:VOLUME.
@@ -73,6 +74,9 @@ pub(super) fn mount(
     options: &[String],
     mode: &Mode,
 ) -> Result<(), Failure> {
+    if remount::is_wanted(options) {
+        return remount::run(dir, options, mode.fake);
+    }
     let attempt = format!("mount {} on {}", source.display(), dir.display());
     let mut settings = parse_options(options, mode.sloppy)
         .map_err(|error| Failure::usage(&attempt, error.message).hint(error.hint))?;

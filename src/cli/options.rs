@@ -211,9 +211,7 @@ fn commit(value: &str) -> Result<u64, OptionError> {
 
 fn unknown(name: &str) -> OptionError {
     let hint = match name {
-        "remount" | "bind" | "rbind" | "move" => {
-            "AmberFS mounts can't be changed in place: unmount, and mount again.".to_owned()
-        }
+        "bind" | "rbind" | "move" => "That is for mount(8) itself, without a type.".to_owned(),
         "sync" | "dirsync" => {
             "Programs that need each write on disk call fsync; there is no mount option for it."
                 .to_owned()
@@ -305,7 +303,7 @@ mod tests {
         assert_eq!(error.message, "unknown mount option `snapdri`");
         assert_eq!(error.hint, "Did you mean `snapdir=`?");
         assert_eq!(parse("noatme").unwrap_err().hint, "Did you mean `noatime`?");
-        assert!(parse("remount").unwrap_err().hint.contains("unmount"));
+        assert!(parse("bind").unwrap_err().hint.contains("mount(8)"));
         assert!(parse("frobnicate").unwrap_err().hint.contains("--help"));
         assert!(parse_options(&["frobnicate,ro".to_owned()], true).unwrap().read_only);
     }
