@@ -4,4 +4,5 @@ mod bad_input;
 mod commands;
 mod mounted;
 mod readme;
+#[path = "../support/place.rs"]
 mod support;

@@ -9,9 +9,11 @@ mod data;
 mod directories;
 mod lifecycle;
 mod locks;
+#[path = "../support/mapping.rs"]
 mod mapping;
 mod names;
 mod p1;
+#[path = "../support/random.rs"]
 mod random;
 mod snapshots;
 mod support;
