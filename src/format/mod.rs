@@ -40,7 +40,10 @@ pub use node::{
     NODE_MAGIC, NodePtr, Page, decode_internal, decode_ptr, empty_page, encode_internal,
     page_level,
 };
-pub use record::{MAX_COPY_BYTES, NewSnapshot, Record, encode_commit};
+pub use record::{
+    Answer, Entry, MAX_ANSWERS, MAX_COPY_BYTES, NewSnapshot, Record, RequestId, encode_answers,
+    encode_commit,
+};
 pub use region::{
     Bitmap, MAX_REGION_RECORD, REGION_BLOCKS, REGION_WORDS, RegionClass, RegionImage, region_of,
 };

@@ -1,4 +1,7 @@
 //! Journal records: what happened, in an order that replay repeats.
+//!
+//! A frame's payload ([`Entry`]) is a record, and before it, where a mount asked for the operation, the
+//! request's [`Answer`]: both are there or neither is.
 
 use super::bytes::{DecodeError, Decoder, Encoder};
 use super::catalog::{MAX_LABELS, MAX_NAME};
@@ -9,6 +12,56 @@ use super::{BLOCK_SIZE, MAX_BLOCKS};
 
 /// Most bytes of file data in one [`Record::Copy`].
 pub const MAX_COPY_BYTES: usize = 256 * 1024;
+
+/// Most answers in one [`Record::Answers`]: 1.5 MiB.
+pub const MAX_ANSWERS: usize = 65536;
+
+/// A request of a mount, which the kernel may send again to another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId {
+    /// Names the mount's session with the kernel.
+    pub session: u64,
+    /// Names the request in it.
+    pub unique: u64,
+}
+
+/// A request that was carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// The request.
+    pub request: RequestId,
+    /// What its reply is made of: an inode or the number of a snapshot that it made, or bytes.
+    pub result: u64,
+}
+
+/// What a frame of the journal holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Requests that the record carries out.
+    pub answers: Vec<Answer>,
+    /// What happened; none where answers alone are kept.
+    pub record: Option<Record>,
+}
+
+impl Entry {
+    /// Decodes a payload.
+    pub fn decode(bytes: &[u8]) -> Result<Entry, DecodeError> {
+        let mut d = Decoder::new("journal record", bytes);
+        let mut entry = Entry { answers: Vec::new(), record: None };
+        match Record::decode_from(&mut d)? {
+            Record::Answers { answers } => entry.answers = answers,
+            other => entry.record = Some(other),
+        }
+        if entry.record.is_none() && d.remaining() > 0 {
+            match Record::decode_from(&mut d)? {
+                Record::Answers { .. } => return Err(d.error("kind")),
+                other => entry.record = Some(other),
+            }
+        }
+        d.finish()?;
+        Ok(entry)
+    }
+}
 
 /// A snapshot that a record creates.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +165,11 @@ pub enum Record {
         /// Name of the snapshot that keeps the old state.
         name: String,
     },
+    /// Requests of mounts that were carried out.
+    Answers {
+        /// At most [`MAX_ANSWERS`].
+        answers: Vec<Answer>,
+    },
 }
 
 fn put_text(out: &mut Encoder, text: &str) {
@@ -148,6 +206,17 @@ fn edits(d: &mut Decoder<'_>) -> Result<Vec<Edit>, DecodeError> {
 pub fn encode_commit(volume: VolumeId, edits: &[Edit], out: &mut Encoder) {
     out.u8(1).u64(volume.0);
     put_edits(out, edits);
+}
+
+/// Appends a [`Record::Answers`] to `out`, nothing when there are none.
+pub fn encode_answers(answers: &[Answer], out: &mut Encoder) {
+    if answers.is_empty() {
+        return;
+    }
+    out.u8(11).u32(answers.len() as u32);
+    for answer in answers {
+        out.u64(answer.request.session).u64(answer.request.unique).u64(answer.result);
+    }
 }
 
 impl Record {
@@ -200,6 +269,7 @@ impl Record {
                 created.encode(out);
                 put_text(out, name);
             }
+            Record::Answers { answers } => encode_answers(answers, out),
         }
     }
 
@@ -213,16 +283,22 @@ impl Record {
     /// Decodes a record that takes all of `bytes`.
     pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         let mut d = Decoder::new("journal record", bytes);
+        let record = Record::decode_from(&mut d)?;
+        d.finish()?;
+        Ok(record)
+    }
+
+    fn decode_from(d: &mut Decoder<'_>) -> Result<Record, DecodeError> {
         let kind = d.u8("kind")?;
         let record = match kind {
-            1 => Record::Commit { volume: VolumeId(d.u64("volume")?), edits: edits(&mut d)? },
-            2 => decode_copy(&mut d)?,
+            1 => Record::Commit { volume: VolumeId(d.u64("volume")?), edits: edits(d)? },
+            2 => decode_copy(d)?,
             3 => Record::CreateVolume {
                 volume: VolumeId(d.u64("volume")?),
                 head: MemberId(d.u64("head")?),
-                created: Timestamp::decode(&mut d)?,
-                name: text(&mut d)?,
-                edits: edits(&mut d)?,
+                created: Timestamp::decode(d)?,
+                name: text(d)?,
+                edits: edits(d)?,
             },
             4 => Record::DeleteVolume { volume: VolumeId(d.u64("volume")?) },
             5 => Record::SetVolume {
@@ -234,31 +310,31 @@ impl Record {
                         return Err(d.error("labels"));
                     }
                     (0..count)
-                        .map(|_| Ok((text(&mut d)?, text(&mut d)?)))
+                        .map(|_| Ok((text(d)?, text(d)?)))
                         .collect::<Result<_, DecodeError>>()?
                 },
             },
-            6 => decode_snapshot(&mut d)?,
+            6 => decode_snapshot(d)?,
             7 => Record::DeleteSnapshot { member: MemberId(d.u64("member")?) },
-            8 => Record::RenameSnapshot { member: MemberId(d.u64("member")?), name: text(&mut d)? },
+            8 => Record::RenameSnapshot { member: MemberId(d.u64("member")?), name: text(d)? },
             9 => Record::Clone {
                 origin: MemberId(d.u64("origin")?),
                 volume: VolumeId(d.u64("volume")?),
                 head: MemberId(d.u64("head")?),
-                created: Timestamp::decode(&mut d)?,
-                name: text(&mut d)?,
+                created: Timestamp::decode(d)?,
+                name: text(d)?,
             },
             10 => Record::Restore {
                 volume: VolumeId(d.u64("volume")?),
                 origin: MemberId(d.u64("origin")?),
                 kept: MemberId(d.u64("kept")?),
                 head: MemberId(d.u64("head")?),
-                created: Timestamp::decode(&mut d)?,
-                name: text(&mut d)?,
+                created: Timestamp::decode(d)?,
+                name: text(d)?,
             },
+            11 => decode_answers(d)?,
             _ => return Err(d.error("kind")),
         };
-        d.finish()?;
         Ok(record)
     }
 
@@ -287,6 +363,19 @@ fn decode_copy(d: &mut Decoder<'_>) -> Result<Record, DecodeError> {
         return Err(d.error("length"));
     }
     Ok(Record::Copy { addr, bytes: d.take(len, "data")?.to_vec() })
+}
+
+fn decode_answers(d: &mut Decoder<'_>) -> Result<Record, DecodeError> {
+    let count = d.u32("answer count")? as usize;
+    if count == 0 || count > MAX_ANSWERS || count * 24 > d.remaining() {
+        return Err(d.error("answer count"));
+    }
+    let mut answers = Vec::with_capacity(count);
+    for _ in 0..count {
+        let request = RequestId { session: d.u64("session")?, unique: d.u64("request")? };
+        answers.push(Answer { request, result: d.u64("result")? });
+    }
+    Ok(Record::Answers { answers })
 }
 
 fn decode_snapshot(d: &mut Decoder<'_>) -> Result<Record, DecodeError> {
@@ -339,6 +428,13 @@ mod tests {
         .boxed()
     }
 
+    fn any_answer() -> impl Strategy<Value = Answer> {
+        any::<(u64, u64, u64)>().prop_map(|(session, unique, result)| Answer {
+            request: RequestId { session, unique },
+            result,
+        })
+    }
+
     fn any_record() -> impl Strategy<Value = Record> {
         let id = any::<u64>();
         let at =
@@ -368,6 +464,8 @@ mod tests {
                         .collect(),
                 }
             ),
+            prop::collection::vec(any_answer(), 1..4)
+                .prop_map(|answers| Record::Answers { answers }),
             (id, id, id, id, at, "[a-z]{1,9}").prop_map(|(v, o, k, h, created, name)| {
                 Record::Restore {
                     volume: VolumeId(v),
@@ -388,9 +486,24 @@ mod tests {
         }
 
         #[test]
+        fn entries_come_back(answers in prop::collection::vec(any_answer(), 0..3), record in any_record()) {
+            let mut out = Encoder::new();
+            encode_answers(&answers, &mut out);
+            let two = matches!(record, Record::Answers { .. });
+            record.encode(&mut out);
+            let decoded = Entry::decode(&out.0);
+            match (two, answers.is_empty()) {
+                (false, _) => prop_assert_eq!(decoded, Ok(Entry { answers, record: Some(record) })),
+                (true, true) => prop_assert!(decoded.is_ok_and(|entry| entry.record.is_none())),
+                (true, false) => prop_assert!(decoded.is_err()),
+            }
+        }
+
+        #[test]
         fn any_bytes_decode_or_fail(mut bytes in prop::collection::vec(any::<u8>(), 0..300), kind in 0u8..12) {
             if let Some(first) = bytes.first_mut() { *first = kind; }
             let _ = Record::decode(&bytes);
+            let _ = Entry::decode(&bytes);
         }
 
         #[test]

@@ -102,7 +102,7 @@ impl Filesystem {
             let block = dst_block + (block - part.block);
             tx.push(Edit::Map { ino: to, block, extent, shared: true });
         }
-        tx.commit()?;
+        tx.complete(blocks * BLOCK)?;
         Ok(blocks * BLOCK)
     }
 }

@@ -137,7 +137,7 @@ impl Filesystem {
             tx.put_inode(ino, &inode);
             let entry = self.entry(ino, &inode);
             self.nodes.orphaned(ino);
-            tx.commit().inspect_err(|_| self.unlooked(ino))?;
+            tx.complete(ino.0).inspect_err(|_| self.unlooked(ino))?;
             self.open_new(entry, flags & !libc::O_TRUNC)
         });
         self.report(parent, result)
@@ -167,7 +167,7 @@ impl Filesystem {
             inode.ctime = tx.now();
             tx.put_inode(ino, &inode);
             let entry = self.entry(ino, &inode);
-            tx.commit().inspect_err(|_| {
+            tx.complete(ino.0).inspect_err(|_| {
                 if unnamed {
                     self.nodes.orphaned(ino);
                 }
@@ -193,7 +193,7 @@ impl Filesystem {
             tx.add_name(&self.seed, dir, name, ino, new.kind)?;
             // Counted while the head is held: an unlink must not find it free before the kernel knows it.
             let entry = self.entry(ino, &inode);
-            tx.commit().inspect_err(|_| self.unlooked(ino))?;
+            tx.complete(ino.0).inspect_err(|_| self.unlooked(ino))?;
             Ok(entry)
         });
         self.report(parent, result)

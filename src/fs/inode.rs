@@ -53,7 +53,7 @@ impl Filesystem {
                     let mut inode = tx.inode(ino)?;
                     apply_attributes(&mut tx, caller, ino, &mut inode, set)?;
                     tx.put_inode(ino, &inode);
-                    tx.commit()?;
+                    tx.complete(ino.0)?;
                     inode
                 }
             };

@@ -191,7 +191,7 @@ impl Filesystem {
         inode.size = size;
         Settle::CHANGED.apply(&mut tx, ino, &mut inode)?;
         tx.put_inode(ino, &inode);
-        tx.commit()
+        tx.complete(0)
     }
 
     /// Makes a range read as zeros and sets the size: whole blocks become holes.
@@ -232,7 +232,7 @@ impl Filesystem {
         for (block, fresh) in edges {
             tx.map(ino, block, fresh);
         }
-        tx.commit()
+        tx.complete(0)
     }
 
     fn zero_inline(&self, ino: InodeNo, range: Bytes, size: u64) -> Result<(), Error> {
@@ -246,6 +246,6 @@ impl Filesystem {
         tx.set(inline_key(ino), Some(content));
         Settle::CHANGED.apply(&mut tx, ino, &mut inode)?;
         tx.put_inode(ino, &inode);
-        tx.commit()
+        tx.complete(0)
     }
 }

@@ -109,7 +109,7 @@ impl Filesystem {
         tx: Transaction<'_>,
         dropped: Dropped,
     ) -> Result<(), Error> {
-        let done = tx.commit();
+        let done = tx.complete(0);
         match (dropped, &done) {
             (Dropped::Held(ino), Err(_)) => self.nodes.adopted(ino),
             (Dropped::Large(ino), Ok(())) => self.end_orphan_quietly(ino),

@@ -89,7 +89,7 @@ impl Filesystem {
             let target = target.ok_or(Error::NotFound)?;
             self.must_not_contain(&tx, target, from.dir)?;
             self.exchange(&mut tx, (from, moved), (to, target))?;
-            return tx.commit();
+            return tx.complete(0);
         }
         if target.is_some_and(|target| target.ino == moved.ino) {
             // Two names of one file: POSIX wants nothing done.

@@ -72,7 +72,7 @@ impl Filesystem {
         apply_attributes(&mut tx, caller, ino, &mut inode, &SetAttr { mtime: modified, ..*set })?;
         super::xattr::drop_capability(&mut tx, ino, &mut inode)?;
         tx.put_inode(ino, &inode);
-        tx.commit()?;
+        tx.complete(ino.0)?;
         if rest {
             self.finish_cut_quietly(ino);
         }

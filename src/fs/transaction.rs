@@ -100,6 +100,13 @@ impl<'v> Transaction<'v> {
         self.set(orphan_key(ino), Some(kind.to_bytes()));
     }
 
+    /// As [`Transaction::commit`], and completes the request that this thread carries out; see
+    /// [`Update::completes`] for `result`.
+    pub(super) fn complete(mut self, result: u64) -> Result<(), Error> {
+        self.update.completes(result);
+        self.commit()
+    }
+
     /// Makes it all happen: on an error nothing has changed.
     pub(super) fn commit(self) -> Result<(), Error> {
         let Transaction { update, puts, mut edits, .. } = self;

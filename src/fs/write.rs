@@ -42,7 +42,7 @@ impl Filesystem {
                 if !self.regular(ino)?.flags.has(InodeFlags::INLINE) {
                     let fresh = self.volume.write_blocks(data)?;
                     let blocks = vec![(offset / BLOCK, fresh)];
-                    return self.map_written(ino, blocks, end, Settle::of(flags));
+                    return self.map_written(ino, blocks, end, len, Settle::of(flags));
                 }
             }
             let _content = self.content.exclusive(ino);
@@ -107,7 +107,7 @@ impl Filesystem {
         let mut fresh = self.volume.write_blocks_journaled(journaled)?;
         fresh.extend(self.volume.write_blocks(plain)?);
         blocks.push((first, fresh));
-        self.map_written(ino, blocks, end, settle)
+        self.map_written(ino, blocks, end, data.len() as u64, settle)
     }
 
     /// Returns a block of a file as it is, zeros behind its end. The content lock is held.
@@ -136,10 +136,11 @@ impl Filesystem {
         tx.set(inline_key(ino), Some(content));
         settle.apply(&mut tx, ino, &mut inode)?;
         tx.put_inode(ino, &inode);
-        tx.commit()
+        tx.complete(data.len() as u64)
     }
 
-    /// Maps written blocks, in one record, and lets the file reach up to `end`.
+    /// Maps written blocks, in one record, and lets the file reach up to `end`. That completes a request
+    /// to write or copy `len` bytes.
     ///
     /// The content lock is held; exclusively if the file was in the leaf, and then its content is in `blocks`.
     pub(super) fn map_written(
@@ -147,6 +148,7 @@ impl Filesystem {
         ino: InodeNo,
         blocks: Vec<(u64, Vec<Fresh>)>,
         end: u64,
+        len: u64,
         settle: Settle,
     ) -> Result<(), Error> {
         let mut tx = self.begin(Intent::Grow)?;
@@ -158,7 +160,7 @@ impl Filesystem {
         for (block, fresh) in blocks {
             tx.map(ino, block, fresh);
         }
-        tx.commit()
+        tx.complete(len)
     }
 }
 

@@ -92,7 +92,7 @@ impl Filesystem {
             }
             inode.ctime = tx.now();
             tx.put_inode(ino, &inode);
-            tx.commit()
+            tx.complete(0)
         });
         self.report(node, result)
     }
@@ -140,7 +140,7 @@ impl Filesystem {
             store(&mut tx, ino, &mut inode, name, None)?;
             inode.ctime = tx.now();
             tx.put_inode(ino, &inode);
-            tx.commit()
+            tx.complete(0)
         });
         self.report(node, result)
     }

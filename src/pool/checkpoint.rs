@@ -50,6 +50,8 @@ struct Freeze {
     /// Of the space map.
     generation: u64,
     tail: Position,
+    /// Last record of those right behind the tail that keep answers.
+    kept: Seq,
     epoch: Epoch,
     next: (u64, u64, u64),
     unsynced: u64,
@@ -95,12 +97,15 @@ impl Pool {
         }
         let catalog = Root { tree: lineage.tree.clone(), data_blocks: 0, next_inode: 0 };
         roots.push((CATALOG, catalog));
+        let tail = self.journal.position();
+        self.keep_answers();
         self.dirty_nodes.store(0, Ordering::Relaxed);
         Ok(Freeze {
             roots,
             gone: std::mem::take(&mut lineage.gone).into_iter().collect(),
             generation: self.space.lock().begin_freeze(),
-            tail: self.journal.position(),
+            tail,
+            kept: self.journal.last_seq(),
             epoch: self.epoch(),
             next: (lineage.next_member, lineage.next_volume, lineage.next_object),
             unsynced: self.unsynced.freeze(),
@@ -114,8 +119,9 @@ impl Pool {
         for (_, root) in &freeze.roots {
             write_dirty(&root.tree.root, &mut out).map_err(Error::io("writing nodes"))?;
         }
-        // Records before the tail have been acknowledged or are about to be: none is left out.
-        self.journal.write_out(Seq(freeze.tail.seq.0 - 1))?;
+        // Records before the tail have been acknowledged or are about to be: none is left out. The answers
+        // behind it must outlive this process once those are given up.
+        self.journal.write_out(freeze.kept)?;
         let generation = freeze.generation;
         let mut store = CheckpointStore { pool: self, generation, changes: Vec::new() };
         store_roots(&mut state.tree, &mut store, &freeze)?;

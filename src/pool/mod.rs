@@ -21,7 +21,7 @@
 //! 3. `gate`: shared by every change of the pool's state; alone for a freeze and for changes of the lineage.
 //! 4. `volumes`, then a [`Volume`]'s head, in the order of the volumes' numbers.
 //! 5. A snapshot view's tree.
-//! 6. `lineage`, 7. `space`, `views`, `unsynced`, the journal's and the cache's own: leaves.
+//! 6. `lineage`, 7. `space`, `views`, `unsynced`, `answers`, the journal's and the cache's own: leaves.
 //!
 //! # Failure
 //!
@@ -29,6 +29,7 @@
 //! is in the journal and can't be applied, a panic half way), the pool is read-only until it is opened again: nothing is
 //! acknowledged any more that might not be there. What was acknowledged before is in the journal.
 
+mod answers;
 mod background;
 mod checkpoint;
 mod error;
@@ -90,6 +91,7 @@ pub struct Pool {
     space: Mutex<SpaceMap>,
     views: Mutex<source::Views>,
     unsynced: sync::Unsynced,
+    answers: answers::Answers,
     checkpointing: Mutex<checkpoint::CheckpointState>,
     epoch: AtomicU64,
     generation: AtomicU64,

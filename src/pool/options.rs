@@ -43,6 +43,9 @@ pub struct OpenOptions {
     pub background: bool,
     /// A number that no earlier opening of the pool had: it keeps their journal records apart.
     pub nonce: u64,
+    /// Keeps what the journal says of requests that were carried out: mounts go on that an earlier process
+    /// served.
+    pub keep_answers: bool,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
 }
@@ -54,7 +57,14 @@ impl OpenOptions {
         let commit_interval = Duration::from_secs(5);
         let now = clock.now();
         let nonce = (now.sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.nsec.into());
-        OpenOptions { cache_bytes: 256 << 20, commit_interval, background: true, nonce, clock }
+        OpenOptions {
+            cache_bytes: 256 << 20,
+            commit_interval,
+            background: true,
+            nonce,
+            keep_answers: false,
+            clock,
+        }
     }
 }
 

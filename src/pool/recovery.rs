@@ -28,7 +28,7 @@ use crate::btree::{self, Load, Reader, Store, Tree};
 use crate::cache::{self, Child, Node, NodeCache};
 use crate::device::{BlockDevice, Storage};
 use crate::format::{
-    BLOCK_SIZE, BlockNo, Edit, Epoch, Extent, FIRST_OBJECT, Hash, Key, MAX_BLOCKS, MemberId,
+    BLOCK_SIZE, BlockNo, Edit, Entry, Epoch, Extent, FIRST_OBJECT, Hash, Key, MAX_BLOCKS, MemberId,
     MemberKind, NodePtr, Record, RegionImage, RootRecord, SLOT_OFFSETS, SLOT_SIZE,
     SUPERBLOCK_BYTES, Seq, SlotError, Superblock, VolumeId,
 };
@@ -154,6 +154,7 @@ impl Pool {
             space: Mutex::new(space),
             views: Mutex::default(),
             unsynced: Default::default(),
+            answers: Default::default(),
             epoch: AtomicU64::new(superblock.epoch.0),
             generation: AtomicU64::new(superblock.generation),
             checkpointing: Mutex::new(CheckpointState { tree, superblock }),
@@ -193,13 +194,19 @@ impl Pool {
         }
         let count = records.len();
         let mut decoded = Vec::with_capacity(count);
+        let mut answers = Vec::new();
         for (seq, payload) in records {
-            let record = Record::decode(&payload);
-            let record =
-                record.map_err(|e| Error::Corrupt(format!("journal record {seq}: {e}")))?;
-            self.prepare_replay(&record)?;
-            decoded.push(record);
+            let entry = Entry::decode(&payload);
+            let entry = entry.map_err(|e| Error::Corrupt(format!("journal record {seq}: {e}")))?;
+            if self.options.keep_answers {
+                answers.extend(entry.answers);
+            }
+            if let Some(record) = entry.record {
+                self.prepare_replay(&record)?;
+                decoded.push(record);
+            }
         }
+        self.answers.found(&answers);
         let mut lost = Lost::new();
         for record in &decoded {
             match record {

@@ -1,5 +1,6 @@
 //! The engine by itself: keys and file data through volumes, snapshots, checkpoints and reopening.
 
+mod answers;
 mod faults;
 mod reopen;
 

@@ -10,12 +10,12 @@ use super::extents::{Apply, bucket};
 use super::source::{ReadGuard, Source};
 use super::store::{CatalogStore, HeadStore};
 use super::volumes::unknown;
-use super::{Error, Intent, Pool, Result};
+use super::{Error, Intent, Pool, Result, answers};
 use crate::btree::Reader;
 use crate::format::{
-    BLOCK_SIZE, DeadRef, Edit, Encoder, Epoch, Extent, ExtentKind, InodeNo, MAX_CONTENT_BYTES,
-    MAX_EXTENT_BLOCKS, MAX_INODE, MAX_SUB, MemberId, NODE_BLOCKS, Record, Run, Timestamp, VolumeId,
-    encode_commit,
+    Answer, BLOCK_SIZE, DeadRef, Edit, Encoder, Epoch, Extent, ExtentKind, InodeNo,
+    MAX_CONTENT_BYTES, MAX_EXTENT_BLOCKS, MAX_INODE, MAX_SUB, MemberId, NODE_BLOCKS, Record, Run,
+    Timestamp, VolumeId, encode_answers, encode_commit,
 };
 use crate::snapshot::{DeadBuffer, Lineage, Root};
 
@@ -158,7 +158,14 @@ impl Volume {
         {
             return Err(Error::Quota);
         }
-        Ok(Update { volume: self, head, _gate: gate, fresh: Vec::new(), contents: Vec::new() })
+        Ok(Update {
+            volume: self,
+            head,
+            _gate: gate,
+            fresh: Vec::new(),
+            contents: Vec::new(),
+            result: None,
+        })
     }
 
     /// Writes file data to newly allocated blocks; `bytes` is a multiple of [`BLOCK_SIZE`] long.
@@ -257,6 +264,8 @@ pub struct Update<'a> {
     _gate: RwLockReadGuard<'a, ()>,
     fresh: Vec<Fresh>,
     contents: Vec<Edit>,
+    /// Of the request that the commit completes.
+    result: Option<u64>,
 }
 
 impl Update<'_> {
@@ -299,6 +308,12 @@ impl Update<'_> {
         Edit::Map { ino, block, extent, shared: false }
     }
 
+    /// Says that the commit completes the request that this thread carries out, if any, and what its reply
+    /// is made of: see [`Answer::result`].
+    pub fn completes(&mut self, result: u64) {
+        self.result = Some(result);
+    }
+
     /// Makes the changes: atomic, and acknowledged when this returns, so that they survive this process.
     ///
     /// On an error nothing has changed, unless the pool has gone read-only.
@@ -316,8 +331,13 @@ impl Update<'_> {
             store.refusable = false;
             pool.check_room_for_splits(&edits, head.root.tree.level)?;
             head.record.0.clear();
+            let completed = self.result.zip(answers::current());
+            let completed = completed.map(|(result, request)| Answer { request, result });
+            encode_answers(completed.as_slice(), &mut head.record);
             encode_commit(self.volume.id, &edits, &mut head.record);
-            Ok(pool.journal.append(&head.record.0)?)
+            let seq = pool.journal.append(&head.record.0)?;
+            completed.into_iter().for_each(|answer| pool.answers.completed(answer));
+            Ok(seq)
         });
         let applied = prepared.as_ref().is_ok().then(|| {
             let mut dropped = Vec::new();

@@ -8,10 +8,11 @@ use parking_lot::RwLock;
 
 use super::store::{CatalogStore, HeadStore};
 use super::volume::{Head, Volume};
-use super::{Error, Intent, Pool, Result, VolumeInfo};
+use super::{Error, Intent, Pool, Result, VolumeInfo, answers};
 use crate::btree::Tree;
 use crate::format::{
-    BLOCK_SIZE, Edit, MAX_LABELS, MAX_NAME, MemberId, ROOT_INODE, Record, VolumeId,
+    Answer, BLOCK_SIZE, Edit, Encoder, MAX_LABELS, MAX_NAME, MemberId, ROOT_INODE, Record,
+    VolumeId, encode_answers,
 };
 use crate::snapshot::{Lineage, Root};
 
@@ -53,7 +54,17 @@ impl Pool {
         self.throttle(intent)?;
         let gate = self.gate.write();
         let (record, answer) = plan(&self.lineage.lock())?;
-        let seq = self.journal.append(&record.to_bytes())?;
+        let mut payload = Encoder::new();
+        // A snapshot that is made is known by its member's number; the others have nothing to tell.
+        let result = match &record {
+            Record::Snapshot { snapshots, .. } => snapshots.first().map_or(0, |new| new.member.0),
+            _ => 0,
+        };
+        let completed = answers::current().map(|request| Answer { request, result });
+        encode_answers(completed.as_slice(), &mut payload);
+        record.encode(&mut payload);
+        let seq = self.journal.append(&payload.0)?;
+        completed.into_iter().for_each(|answer| self.answers.completed(answer));
         self.changed.store(true, Ordering::Relaxed);
         let changing = self.changing();
         let done = self.apply_lineage(&record);
@@ -69,7 +80,7 @@ impl Pool {
     pub(super) fn apply_lineage(self: &Arc<Self>, record: &Record) -> Result<()> {
         let store = &mut CatalogStore { pool: self };
         match record {
-            Record::Commit { .. } | Record::Copy { .. } => Ok(()),
+            Record::Commit { .. } | Record::Copy { .. } | Record::Answers { .. } => Ok(()),
             Record::CreateVolume { volume, head, created, name, edits } => {
                 let root = self.first_root(edits)?;
                 let mut lineage = self.lineage.lock();

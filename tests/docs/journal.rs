@@ -192,6 +192,15 @@ fn record_row(record: &Record) -> (u8, &'static str, Fields) {
             fields.extend([member("head 8", head), when(created), named(name)]);
             (10, "Restore", fields)
         }
+        Record::Answers { answers } => {
+            let mut fields = vec![("count 4", u32(answers.len() as u32))];
+            for answer in answers {
+                let RequestId { session, unique } = answer.request;
+                fields.extend([("session 8", u64(session)), ("request 8", u64(unique))]);
+                fields.push(("result 8", u64(answer.result)));
+            }
+            (11, "Answers", fields)
+        }
     }
 }
 
@@ -217,6 +226,12 @@ fn sample_records() -> Vec<Record> {
         Record::RenameSnapshot { member: kept, name: name.clone() },
         Record::Clone { origin, volume, head, created, name: name.clone() },
         Record::Restore { volume, origin, kept, head, created, name },
+        Record::Answers {
+            answers: vec![Answer {
+                request: RequestId { session: 0x78, unique: 0x79 },
+                result: 0x7a,
+            }],
+        },
     ]
 }
 
@@ -233,4 +248,5 @@ fn records() {
         let row = table.cell("name", name, "fields");
         assert!(row.contains(&format!("at most {limit})")), "{row}");
     }
+    assert!(table.cell("name", "Answers", "fields").contains(&format!("1 to {MAX_ANSWERS})")));
 }
