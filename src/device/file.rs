@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use super::pool_dir::PoolLock;
 use super::{BlockDevice, range_end};
 
 /// What stands inside an [`io::Error`] of a [`FileDevice`]: which call failed, and where.
@@ -46,7 +47,7 @@ pub struct FileDevice {
     /// The host said that it can't punch holes; zeros are written instead.
     no_holes: AtomicBool,
     /// The pool's lock, which must outlive the last descriptor that can write to the pool.
-    _lock: Option<Arc<File>>,
+    _lock: Option<Arc<PoolLock>>,
 }
 
 impl FileDevice {
@@ -64,7 +65,11 @@ impl FileDevice {
     }
 
     /// Takes an open file over; `lock` stays open for as long as the device exists.
-    pub(super) fn new(file: File, path: &Path, lock: Option<Arc<File>>) -> io::Result<FileDevice> {
+    pub(super) fn new(
+        file: File,
+        path: &Path,
+        lock: Option<Arc<PoolLock>>,
+    ) -> io::Result<FileDevice> {
         let len_bytes = AtomicU64::new(file.metadata()?.len());
         Ok(FileDevice {
             file,

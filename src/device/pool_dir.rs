@@ -9,8 +9,9 @@
 //! takes for a pool; a failed creation removes what it made.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -95,6 +96,19 @@ fn failure(op: &'static str, path: &Path, source: io::Error) -> PoolDirError {
     }
 }
 
+/// The flock on a pool. It belongs to the open file, so that it can be passed on: it ends when this is
+/// dropped, in whichever process, or when the last process that has the file has died.
+#[derive(Debug)]
+pub(super) struct PoolLock(File);
+
+impl Drop for PoolLock {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "a pool's lock stays until this process ends");
+        }
+    }
+}
+
 /// A pool's directory, locked for this process; its files are open for reading and writing.
 ///
 /// The lock is held until this and the last device of every [`Storage`] made from it are dropped.
@@ -107,7 +121,7 @@ pub struct PoolDir {
     /// `create` made the directory itself, so [`PoolDir::discard`] removes it.
     made_directory: bool,
     /// Keeps the flock; each device holds it too.
-    _lock: Arc<File>,
+    lock: Arc<PoolLock>,
 }
 
 impl PoolDir {
@@ -149,6 +163,26 @@ impl PoolDir {
             require_file(path, name)?;
         }
         let lock = take_lock(path, OpenOptions::new().create(true).truncate(false))?;
+        PoolDir::with_lock(path, lock)
+    }
+
+    /// Opens the pool's directory whose lock an earlier process has taken, and passed on.
+    pub fn take_over(path: &Path, lock: OwnedFd) -> Result<PoolDir, PoolDirError> {
+        let lock = PoolLock(File::from(lock));
+        // Held already by this open file, as a rule.
+        match lock.0.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let pid = read_pid(&path.join(LOCK));
+                return Err(PoolDirError::InUse { path: path.to_owned(), pid });
+            }
+            Err(TryLockError::Error(error)) => return Err(failure("lock", path, error)),
+        }
+        note_process(&lock.0);
+        PoolDir::with_lock(path, Arc::new(lock))
+    }
+
+    fn with_lock(path: &Path, lock: Arc<PoolLock>) -> Result<PoolDir, PoolDirError> {
         let open = |name: &str| -> Result<Arc<FileDevice>, PoolDirError> {
             let path = path.join(name);
             let file = OpenOptions::new().read(true).write(true).open(&path);
@@ -160,8 +194,13 @@ impl PoolDir {
             journal: open(JOURNAL)?,
             data: open(DATA)?,
             made_directory: false,
-            _lock: lock,
+            lock,
         })
+    }
+
+    /// Returns the open file that has the lock, for a process that keeps it beyond this one's death.
+    pub fn lock_file(&self) -> BorrowedFd<'_> {
+        self.lock.0.as_fd()
     }
 
     /// Returns the pool's three devices.
@@ -219,7 +258,7 @@ fn create_files(path: &Path, made_directory: bool) -> Result<PoolDir, PoolDirErr
     match result {
         Ok((superblock, journal, data)) => {
             let path = path.to_owned();
-            Ok(PoolDir { path, superblock, journal, data, made_directory, _lock: lock })
+            Ok(PoolDir { path, superblock, journal, data, made_directory, lock })
         }
         Err(error) => {
             for path in made.iter().rev() {
@@ -234,7 +273,7 @@ fn device(
     file: io::Result<File>,
     op: &'static str,
     path: &Path,
-    lock: &Arc<File>,
+    lock: &Arc<PoolLock>,
 ) -> Result<Arc<FileDevice>, PoolDirError> {
     let result = file.and_then(|file| FileDevice::new(file, path, Some(lock.clone())));
     result.map(Arc::new).map_err(|error| failure(op, path, error))
@@ -275,7 +314,7 @@ fn require_file(pool: &Path, name: &str) -> Result<(), PoolDirError> {
 }
 
 /// Opens the lock file with `options`, takes the flock without waiting, and notes our PID in it.
-fn take_lock(pool: &Path, options: &mut OpenOptions) -> Result<Arc<File>, PoolDirError> {
+fn take_lock(pool: &Path, options: &mut OpenOptions) -> Result<Arc<PoolLock>, PoolDirError> {
     let path = pool.join(LOCK);
     let file = match options.read(true).write(true).mode(0o600).open(&path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -295,9 +334,14 @@ fn take_lock(pool: &Path, options: &mut OpenOptions) -> Result<Arc<File>, PoolDi
     if !is_same_file(&file, &path).map_err(|error| failure("lock", &path, error))? {
         return Err(PoolDirError::InUse { path: pool.to_owned(), pid: read_pid(&path) });
     }
-    // Only a hint for messages: a host that is full must not keep a pool from being opened.
-    let _ = file.set_len(0).and_then(|()| (&file).write_all(process_line().as_bytes()));
-    Ok(Arc::new(file))
+    note_process(&file);
+    Ok(Arc::new(PoolLock(file)))
+}
+
+/// Writes down who has the lock. Only a hint for messages: a host that is full must not keep a pool from
+/// being opened.
+fn note_process(lock: &File) {
+    let _ = lock.set_len(0).and_then(|()| lock.write_all_at(process_line().as_bytes(), 0));
 }
 
 fn is_same_file(file: &File, path: &Path) -> io::Result<bool> {

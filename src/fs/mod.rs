@@ -58,6 +58,7 @@ mod transaction;
 mod types;
 mod view;
 mod write;
+mod writers;
 mod xattr;
 
 #[cfg(test)]
@@ -76,11 +77,12 @@ pub use self::types::{
 pub use crate::format::{FileKind, InodeNo, Timestamp};
 
 use self::orphan::Unfinished;
-use self::records::path_of;
+use self::records::{Records, path_of};
 use self::table::{ContentLocks, NodeTable};
 use self::transaction::Transaction;
 use self::view::Views;
-use crate::format::{Edit, Inode, InodeFlags, ROOT_INODE};
+use self::writers::Writers;
+use crate::format::{Edit, Inode, InodeFlags, MemberId, OrphanKind, ROOT_INODE};
 use crate::pool::{Intent, Source, Volume};
 
 /// Brings in what the kernel's page cache has of these files and the file system has not; returns when it
@@ -141,17 +143,58 @@ impl Filesystem {
     ///
     /// [`Error::NotFound`] when the snapshot that the options name is not there.
     pub fn new(volume: Arc<Volume>, options: FsOptions) -> Result<Filesystem, Error> {
+        let fs = Filesystem::assemble(volume, options, NodeTable::new())?;
+        if fs.only.is_none() && !fs.options.read_only {
+            fs.end_all_orphans()?;
+        }
+        Ok(fs)
+    }
+
+    /// Shows a volume to a kernel that an earlier process has shown it to, with the same options: what is
+    /// unlinked may be open, and ends when it turns out not to be ([`Filesystem::doubtful`]).
+    pub fn inherit(volume: Arc<Volume>, options: FsOptions) -> Result<Filesystem, Error> {
+        let unlinked = {
+            let head = volume.source();
+            let guard = head.read()?;
+            records::orphans(&guard.reader())?
+        };
+        let (deleted, cut): (Vec<_>, Vec<_>) =
+            unlinked.into_iter().partition(|(_, kind)| *kind == OrphanKind::Delete);
+        let deleted: Vec<InodeNo> = deleted.into_iter().map(|(ino, _)| ino).collect();
+        let fs = Filesystem::assemble(volume, options, NodeTable::inherit(&deleted))?;
+        if fs.only.is_none() && !fs.options.read_only {
+            cut.iter().for_each(|(ino, _)| fs.finish_cut_quietly(*ino));
+        }
+        Ok(fs)
+    }
+
+    /// Notes in `file` what is open for writing, for a process that inherits the mount; what the file says
+    /// already was open before this one.
+    ///
+    /// # Errors
+    /// A file that can't be read.
+    pub fn note_writers(&self, file: std::fs::File) -> std::io::Result<()> {
+        let (writers, before) = Writers::open(file)?;
+        self.nodes.note_writers(writers, &before);
+        Ok(())
+    }
+
+    fn assemble(
+        volume: Arc<Volume>,
+        options: FsOptions,
+        nodes: NodeTable,
+    ) -> Result<Filesystem, Error> {
         let pool = Arc::clone(volume.pool());
         let only = match &options.only_snapshot {
             Some(name) => Some(pool.view(pool.snapshot(volume.id(), name)?.member)?),
             None => None,
         };
-        let fs = Filesystem {
+        Ok(Filesystem {
             head: volume.source(),
             volume,
             options,
             seed: pool.hash_seed(),
-            nodes: NodeTable::new(),
+            nodes,
             content: ContentLocks::new(),
             views: Views::default(),
             only,
@@ -159,11 +202,7 @@ impl Filesystem {
             unfinished: Unfinished::default(),
             snapshots_changed: Mutex::new(None),
             blamed: Mutex::new(Vec::new()),
-        };
-        if fs.only.is_none() && !fs.options.read_only {
-            fs.end_all_orphans()?;
-        }
-        Ok(fs)
+        })
     }
 
     /// The volume that is shown.
@@ -238,6 +277,19 @@ impl Filesystem {
             self.nodes.looked_up(ino);
         }
         Entry { node, attr: Attr::of(node, inode), cacheable: true }
+    }
+
+    /// Returns the entry of what a request has made under `parent`, for a reply that was not sent; counts a
+    /// lookup. `result` is that of [`crate::pool::Pool::answer_to`].
+    pub fn made(&self, parent: NodeId, result: u64) -> Result<Entry, Error> {
+        if let NodeKind::SnapshotDir(dir) = parent.kind() {
+            // Its first process may have died before it was durable.
+            self.volume.pool().sync()?;
+            return self.made_snapshot(dir, MemberId(result));
+        }
+        let ino = InodeNo(result);
+        let guard = self.head.read()?;
+        Ok(self.entry(ino, &guard.reader().inode(ino)?))
     }
 
     /// Whether this is the name of the virtual directory.

@@ -80,6 +80,21 @@ impl Filesystem {
         }
     }
 
+    /// Returns what ended if only this process's counts were to be believed: the caller asks the kernel, and
+    /// tells with [`Filesystem::gone`]. Nothing but on an inherited mount.
+    pub fn doubtful(&self) -> Vec<NodeId> {
+        self.nodes.doubtful()
+    }
+
+    /// The kernel has nothing of this node any more.
+    pub fn gone(&self, node: NodeId) {
+        if let NodeKind::Live(ino) = node.kind()
+            && self.nodes.gone(ino)
+        {
+            self.end_orphan_quietly(ino);
+        }
+    }
+
     /// Forgets everything and counts every file as closed: the mount is gone.
     pub fn forget_all(&self) {
         for ino in self.nodes.clear() {

@@ -10,7 +10,7 @@ use super::records::Records;
 use super::template::{Query, calendar};
 use super::types::{Attr, Caller, DirEntry, Entry};
 use super::{Filesystem, NodeId, SnapDir};
-use crate::format::{FileKind, Inode, InodeFlags, InodeNo, ROOT_INODE, Timestamp};
+use crate::format::{FileKind, Inode, InodeFlags, InodeNo, MemberId, ROOT_INODE, Timestamp};
 use crate::pool::Reader;
 use crate::pool::{Intent, SnapshotInfo};
 
@@ -146,6 +146,12 @@ impl Filesystem {
             }
             _ => self.snapshot_entry(&self.find_snapshot(name)?, dir),
         }
+    }
+
+    pub(super) fn made_snapshot(&self, dir: InodeNo, member: MemberId) -> Result<Entry, Error> {
+        let all = self.volume.pool().snapshots(self.volume.id());
+        let made = all.iter().find(|snapshot| snapshot.member == member);
+        self.snapshot_entry(made.ok_or(Error::NotFound)?, dir)
     }
 
     /// The directory `dir` as it is in a snapshot; [`Error::NotFound`] when it is not in there.

@@ -1,14 +1,21 @@
 //! What the kernel holds of the live volume: looked-up inodes and open files, and the locks on content.
 //!
+//! A mount that an earlier process served comes with lookups and opens that nobody counted: it is
+//! *inherited*. Then every inode may be held, so an unlinked one stays an orphan until the kernel has been
+//! asked ([`NodeTable::doubtful`]); and files that were open for writing stay so until the same.
+//!
 //! Lock order: a content lock, then the volume's head, then a shard of the table, which is last.
 //! Counts rise only while the head is held (shared is enough), so that an unlink, which holds it
 //! exclusively, sees them as they are.
 
 use std::collections::HashMap;
 
+use std::sync::OnceLock;
+
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::node::NodeId;
+use super::writers::Writers;
 use crate::format::InodeNo;
 
 const SHARDS: usize = 64;
@@ -24,11 +31,17 @@ struct Held {
     atime_due: bool,
     /// Its last name is gone: it ends when nothing is held.
     orphan: bool,
+    /// It may be open for writing since before this process.
+    inherited_writer: bool,
 }
 
 impl Held {
     fn is_idle(&self) -> bool {
-        self.lookups == 0 && self.opens == 0
+        self.lookups == 0 && self.opens == 0 && !self.inherited_writer
+    }
+
+    fn is_written(&self) -> bool {
+        self.write_opens > 0 || self.inherited_writer
     }
 }
 
@@ -36,11 +49,31 @@ impl Held {
 #[derive(Debug)]
 pub(super) struct NodeTable {
     shards: Vec<Mutex<HashMap<u64, Held>>>,
+    inherited: bool,
+    writers: OnceLock<Writers>,
 }
 
 impl NodeTable {
     pub(super) fn new() -> NodeTable {
-        NodeTable { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        NodeTable { shards, inherited: false, writers: OnceLock::new() }
+    }
+
+    /// The table of a mount that an earlier process has served, and what may be held of it.
+    pub(super) fn inherit(orphans: &[InodeNo]) -> NodeTable {
+        let table = NodeTable { inherited: true, ..NodeTable::new() };
+        for ino in orphans {
+            table.shard(*ino).lock().entry(ino.0).or_default().orphan = true;
+        }
+        table
+    }
+
+    /// Notes from now on what is open for writing; `before` is what was so before this process.
+    pub(super) fn note_writers(&self, writers: Writers, before: &[InodeNo]) {
+        for ino in before {
+            self.shard(*ino).lock().entry(ino.0).or_default().inherited_writer = true;
+        }
+        let _ = self.writers.set(writers);
     }
 
     fn shard(&self, ino: InodeNo) -> &Mutex<HashMap<u64, Held>> {
@@ -56,9 +89,13 @@ impl NodeTable {
     pub(super) fn opened(&self, ino: InodeNo, writes: bool, atime: bool) {
         let mut shard = self.shard(ino).lock();
         let held = shard.entry(ino.0).or_default();
+        let first = writes && !held.is_written();
         held.opens += 1;
         held.write_opens += u32::from(writes);
         held.atime_due |= atime;
+        if let (true, Some(writers)) = (first, self.writers.get()) {
+            writers.add(ino);
+        }
     }
 
     /// Whether this is the first read since an open.
@@ -84,7 +121,45 @@ impl NodeTable {
     fn lowered(&self, ino: InodeNo, lower: impl FnOnce(&mut Held)) -> bool {
         let mut shard = self.shard(ino).lock();
         let Some(held) = shard.get_mut(&ino.0) else { return false };
+        let written = held.is_written();
         lower(held);
+        if let (true, false, Some(writers)) = (written, held.is_written(), self.writers.get()) {
+            writers.remove(ino);
+        }
+        // Of an inherited orphan more may be held than was counted.
+        if !held.is_idle() || self.inherited && held.orphan {
+            return false;
+        }
+        let orphan = held.orphan;
+        shard.remove(&ino.0);
+        orphan
+    }
+
+    /// Orphans, and files open for writing, that nobody holds by what this process has counted, and that an
+    /// earlier one may have let the kernel hold.
+    pub(super) fn doubtful(&self) -> Vec<NodeId> {
+        if !self.inherited {
+            return Vec::new();
+        }
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            let doubtful = shard.iter().filter(|(_, held)| held.orphan || held.inherited_writer);
+            found.extend(doubtful.map(|(ino, _)| NodeId(*ino)));
+        }
+        found
+    }
+
+    /// Notes that the kernel has nothing of an inode; returns whether an orphan is to be ended.
+    pub(super) fn gone(&self, ino: InodeNo) -> bool {
+        let mut shard = self.shard(ino).lock();
+        let Some(held) = shard.get_mut(&ino.0) else { return false };
+        let written = held.is_written();
+        held.inherited_writer = false;
+        if let (true, false, Some(writers)) = (written, held.is_written(), self.writers.get()) {
+            writers.remove(ino);
+        }
+        // What this process has counted came after the kernel was asked.
         if !held.is_idle() {
             return false;
         }
@@ -99,6 +174,10 @@ impl NodeTable {
         match shard.get_mut(&ino.0) {
             Some(held) => {
                 held.orphan = true;
+                true
+            }
+            None if self.inherited => {
+                shard.entry(ino.0).or_default().orphan = true;
                 true
             }
             None => false,
@@ -128,7 +207,7 @@ impl NodeTable {
         let mut open = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock();
-            let writing = shard.iter().filter(|(_, held)| held.write_opens > 0);
+            let writing = shard.iter().filter(|(_, held)| held.is_written());
             open.extend(writing.map(|(ino, _)| NodeId(*ino)));
         }
         open

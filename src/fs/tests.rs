@@ -5,6 +5,7 @@ mod content;
 mod copies;
 mod damage;
 mod directories;
+mod inherit;
 mod lifetime;
 mod links;
 mod renames;

@@ -57,9 +57,13 @@ pub(crate) mod opcode {
     pub(crate) const COPY_FILE_RANGE_64: u32 = 53;
 }
 
+/// Bit of a request's number: the kernel sends it again, to the successor of the process that had it.
+pub(crate) const RESENT: u64 = 1 << 63;
+
 /// Codes of notifications, which travel as replies to nothing (`unique` is 0).
 pub(crate) mod notify {
     pub(crate) const INVAL_INODE: i32 = 2;
+    pub(crate) const RESEND: i32 = 7;
 }
 
 /// Bits of `fuse_setattr_in.valid`.

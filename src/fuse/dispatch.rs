@@ -22,6 +22,8 @@ pub(crate) struct Context {
     pub(crate) fs: Arc<Filesystem>,
     pub(crate) device: Arc<Device>,
     pub(crate) flusher: Arc<Flusher>,
+    /// Names the kernel's connection, in the journal too.
+    pub(crate) session: u64,
     pub(crate) snapshot_dirs: SnapshotDirs,
 }
 
@@ -81,7 +83,7 @@ impl Context {
     }
 
     /// Carries out a request and replies.
-    pub(crate) fn dispatch(&self, request: Request<'_>, reply: Reply, scratch: &mut Scratch) {
+    pub(super) fn carry_out(&self, request: Request<'_>, reply: Reply, scratch: &mut Scratch) {
         let Request { header, groups, operation } = request;
         let caller = |umask| caller(&header, groups, umask);
         let node = NodeId(header.node);

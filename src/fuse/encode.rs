@@ -114,6 +114,13 @@ impl Out {
     }
 }
 
+/// `fuse_write_out`.
+pub(crate) fn count(len: u64) -> Out {
+    let mut out = Out::new();
+    out.u32(u32::try_from(len).unwrap_or(u32::MAX)).u32(0);
+    out
+}
+
 /// Flags of an opened or created file: its cached pages are right, since only this mount writes.
 pub(crate) fn file_open_flags() -> u32 {
     flag::FOPEN_KEEP_CACHE

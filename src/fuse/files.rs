@@ -2,8 +2,9 @@
 
 use super::decode::{CopyIn, Header, Operation};
 use super::dispatch::{Context, Scratch, done, finish};
-use super::encode::{Listing, Out, dir_open_flags, file_open_flags};
+use super::encode::{Listing, Out, count, dir_open_flags, file_open_flags};
 use super::reply::Reply;
+use super::resent::copied;
 use crate::fs::{Caller, Entry, Error, Handle, NodeId, SetAttr, Whence, WriteFlags};
 
 impl Context {
@@ -19,11 +20,7 @@ impl Context {
         match operation {
             Operation::Open { flags, kill_suidgid } => {
                 let opened = self.open(&caller(0), node, flags.cast_signed(), kill_suidgid);
-                finish(reply, opened, |reply, handle| {
-                    if !reply.deliver(Out::new().open(handle.0, file_open_flags()).bytes()) {
-                        self.fs.release(node, handle);
-                    }
-                });
+                self.opened(node, opened, reply);
             }
             Operation::Create { name, flags, mode, umask } => {
                 let flags = flags.cast_signed();
@@ -92,8 +89,17 @@ impl Context {
         })
     }
 
+    /// Replies to OPEN.
+    pub(super) fn opened(&self, node: NodeId, opened: Result<Handle, Error>, reply: Reply) {
+        finish(reply, opened, |reply, handle| {
+            if !reply.deliver(Out::new().open(handle.0, file_open_flags()).bytes()) {
+                self.fs.release(node, handle);
+            }
+        });
+    }
+
     /// Replies to CREATE and TMPFILE.
-    fn created(&self, reply: Reply, result: Result<(Entry, Handle), Error>) {
+    pub(super) fn created(&self, reply: Reply, result: Result<(Entry, Handle), Error>) {
         finish(reply, result, |reply, (entry, handle)| {
             let mut out = Out::new();
             out.entry(&entry).open(handle.0, file_open_flags());
@@ -139,14 +145,8 @@ impl Context {
         // The narrow reply counts in 32 bits; a whole number of pages keeps the next part aligned.
         let most = if copy.wide { u64::MAX } else { u64::from(u32::MAX) & !4095 };
         let (target, len) = (NodeId(copy.node_out), copy.len.min(most));
-        let copied = self.fs.copy_file_range(source, copy.offset_in, target, copy.offset_out, len);
-        finish(reply, copied, |reply, len| {
-            if copy.wide {
-                reply.data(Out::new().u64(len).bytes());
-            } else {
-                reply.data(count(len).bytes());
-            }
-        });
+        let done = self.fs.copy_file_range(source, copy.offset_in, target, copy.offset_out, len);
+        finish(reply, done, |reply, len| reply.data(copied(copy.wide, len).bytes()));
     }
 
     fn readdir(
@@ -167,11 +167,4 @@ impl Context {
         });
         finish(reply, listed, |reply, ()| reply.data(listing.bytes()));
     }
-}
-
-/// `fuse_write_out`.
-fn count(len: u64) -> Out {
-    let mut out = Out::new();
-    out.u32(u32::try_from(len).unwrap_or(u32::MAX)).u32(0);
-    out
 }

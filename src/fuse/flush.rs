@@ -80,6 +80,14 @@ impl Flusher {
         self.bring_in(helper, &[node.0], How::Pages);
     }
 
+    /// Returns those of the nodes that the kernel has nothing of; none where it can't be asked.
+    pub(crate) fn absent(&self, nodes: &[NodeId]) -> Vec<NodeId> {
+        let helper = self.helpers.as_ref().map(|(_, write_back)| write_back);
+        let nodes: Vec<u64> = nodes.iter().map(|node| node.0).collect();
+        let Some(place) = self.place.get() else { return Vec::new() };
+        self.by_handle(helper, place, &nodes, How::Absent).into_iter().map(NodeId).collect()
+    }
+
     fn bring_in(&self, helper: Option<&Helper>, nodes: &[u64], how: How) {
         let refused = match self.place.get() {
             Some(place) => self.by_handle(helper, place, nodes, how),

@@ -51,6 +51,7 @@ const WANTED: InitFlags = InitFlags::FUSE_DO_READDIRPLUS
 #[derive(Debug)]
 struct Handshake {
     missing: Arc<Mutex<InitFlags>>,
+    offered: Arc<Mutex<InitFlags>>,
 }
 
 impl Filesystem for Handshake {
@@ -60,6 +61,7 @@ impl Filesystem for Handshake {
             return Err(io::Error::from_raw_os_error(libc::EPROTO));
         }
         let offered = WANTED & config.capabilities();
+        *self.offered.lock() = config.capabilities();
         // Not one of them is missing: what is not offered has been taken out.
         let _ = config.add_capabilities(offered);
         // The values are within the bounds that these calls check.
@@ -70,12 +72,17 @@ impl Filesystem for Handshake {
     }
 }
 
-/// Mounts at `dir` and returns the descriptor, on which the kernel's requests wait.
-pub(crate) fn mount(dir: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+/// Mounts at `dir` and returns the descriptor, on which the kernel's requests wait, and whether the kernel can
+/// send requests again to another process.
+pub(crate) fn mount(dir: &Path, options: &MountOptions) -> Result<(OwnedFd, bool), MountError> {
     let missing = Arc::new(Mutex::new(InitFlags::empty()));
-    let handshake = Handshake { missing: Arc::clone(&missing) };
+    let offered = Arc::new(Mutex::new(InitFlags::empty()));
+    let handshake = Handshake { missing: Arc::clone(&missing), offered: Arc::clone(&offered) };
     match Session::new(handshake, dir, &configuration(options)) {
-        Ok(session) => Ok(sys::take_descriptor(session)),
+        Ok(session) => {
+            let resends = offered.lock().contains(InitFlags::FUSE_HAS_RESEND);
+            Ok((sys::take_descriptor(session), resends))
+        }
         Err(_) if !missing.lock().is_empty() => {
             Err(MountError::KernelTooOld { missing: format!("{:?}", *missing.lock()) })
         }

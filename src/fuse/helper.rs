@@ -11,12 +11,13 @@
 //!
 //! | request | bytes |
 //! |---|---|
-//! | how: 0 fsync, 1 pages alone | 8 |
+//! | how: 0 fsync, 1 pages alone, 2 nothing | 8 |
 //! | `st_dev` of the mount | 8 |
 //! | bytes of the mount point, and how many nodes | 8 + 8 |
 //! | mount point, nodes | 8 a node |
 //!
-//! The reply is a count, 8 bytes, and the nodes that could not be opened. Integers are in the
+//! The reply is a count, 8 bytes, and the nodes that could not be opened; for 2 those that the kernel has
+//! nothing of. Integers are in the
 //! host's byte order.
 
 use std::ffi::OsString;
@@ -128,6 +129,7 @@ fn serve(
         let how = match read_u64(requests) {
             Ok(0) => How::Fsync,
             Ok(1) => How::Pages,
+            Ok(2) => How::Absent,
             Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => return Err(error),
@@ -154,6 +156,7 @@ fn encode(place: &Place, nodes: &[u64], how: How) -> Vec<u8> {
     let how = match how {
         How::Fsync => 0,
         How::Pages => 1,
+        How::Absent => 2,
     };
     let mut bytes = Vec::with_capacity(32 + dir.len() + nodes.len() * 8);
     for word in [how, place.device_number, dir.len() as u64, nodes.len() as u64] {
@@ -209,7 +212,7 @@ mod tests {
             let served = serve(&mut &whole[..cut], &mut Vec::new(), |_, _, _| Vec::new());
             assert!(served.is_err(), "cut at {cut}");
         }
-        for (at, value) in [(0, 2u64), (16, 5000), (24, u64::MAX)] {
+        for (at, value) in [(0, 3u64), (16, 5000), (24, u64::MAX)] {
             let mut bad = whole.clone();
             bad[at..at + 8].copy_from_slice(&value.to_ne_bytes());
             assert!(serve(&mut &bad[..], &mut Vec::new(), |_, _, _| Vec::new()).is_err());

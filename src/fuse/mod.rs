@@ -4,7 +4,7 @@
 //! served here. A request is read by a [`worker`], decoded ([`decode`]), carried out
 //! ([`dispatch`], [`names`], [`files`]) and answered ([`encode`], [`reply`]). What may wait long is
 //! put into a [`lane`]. What the kernel may cache is in [`policy`]; what it is told when that
-//! changes, in [`notify`]; how its dirty pages are brought in before a snapshot, in [`flush`].
+//! changes, in [`notify`]; what happens to requests that a dead daemon had, in [`resent`]; how its dirty pages are brought in before a snapshot, in [`flush`].
 //!
 //! Invariants:
 //! 1. Every request that wants a reply gets one, whatever its handler does ([`reply`]).
@@ -34,7 +34,9 @@ mod mount;
 mod names;
 mod notify;
 mod policy;
+mod refuse;
 mod reply;
+mod resent;
 mod snapshot_dirs;
 mod sys;
 mod worker;
@@ -42,3 +44,4 @@ mod write_back;
 
 pub use helper::{FLUSH_HELPER, flush_helper};
 pub use mount::{DEFAULT_WORKERS, Mount, MountError, MountOptions};
+pub use refuse::refuse_everything;

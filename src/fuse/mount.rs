@@ -5,7 +5,7 @@
 //! last worker tells the file system that every lookup and open is over.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -51,6 +51,8 @@ pub struct MountOptions {
     pub extra: Vec<String>,
     /// Worker threads, at least one.
     pub workers: usize,
+    /// Names the session in the journal: a number that no other mount of the pool ever had.
+    pub session: u64,
     /// A program that runs [`super::flush_helper`] when its argument is [`super::FLUSH_HELPER`].
     /// Without one the flush before a snapshot is done by a thread of this process, which then
     /// cannot be killed while it lasts.
@@ -72,6 +74,7 @@ impl Default for MountOptions {
             noatime: false,
             extra: Vec::new(),
             workers: DEFAULT_WORKERS,
+            session: 0,
             flush_program: None,
         }
     }
@@ -215,6 +218,8 @@ impl Alive {
 pub struct Mount {
     dir: PathBuf,
     device_number: u64,
+    /// The kernel can send requests again.
+    resends: bool,
     alive: Arc<Alive>,
     context: Arc<Context>,
 }
@@ -231,12 +236,79 @@ impl Mount {
     ) -> Result<Self, MountError> {
         let dir = check_mount_point(dir)?;
         check_device(&dir)?;
-        let fd = handshake::mount(&dir, options)?;
-        let mount = Self::serve(fs, dir, fd, options);
-        if mount.is_err() {
-            tracing::debug!("the mount is given up");
+        let (fd, resends) = handshake::mount(&dir, options)?;
+        let mut mount = Self::serve(fs, dir, fd, options)?;
+        mount.resends = resends;
+        Ok(mount)
+    }
+
+    /// Goes on with a session that another process has served on `fd` and that is mounted at `dir`: what it
+    /// had not replied to comes again. `fs` is made by [`Filesystem::inherit`].
+    ///
+    /// # Errors
+    /// [`MountError::Io`]; the mount stays, and nobody serves it.
+    pub fn take_over(
+        fs: Arc<Filesystem>,
+        dir: &Path,
+        fd: OwnedFd,
+        options: &MountOptions,
+    ) -> Result<Self, MountError> {
+        let mount = Self::prepare(fs, dir.to_path_buf(), fd, options);
+        let notifier = Notifier::new(Arc::clone(&mount.context.device));
+        let io = |source| MountError::Io { action: "taking over", dir: dir.to_path_buf(), source };
+        // Before anything is read, so that what comes again comes first.
+        match notifier.resend() {
+            // The session has ended meanwhile: the first read will tell.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+            other => other.map_err(io)?,
         }
-        mount
+        mount.spawn_workers(options.workers.max(1)).map_err(io)?;
+        let mut mount = mount;
+        // Its mount point may be covered, or unmounted already.
+        if let Err(error) = mount.identify() {
+            tracing::info!(dir = %dir.display(), %error, "a mount that is taken over is not in sight");
+        }
+        mount.spawn_settling();
+        Ok(mount)
+    }
+
+    /// From time to time asks the kernel what it still has of what an earlier process left, until the end.
+    fn spawn_settling(&self) {
+        /// Between two questions: how long an unlinked file's space may stay taken.
+        const PAUSE: Duration = Duration::from_secs(1);
+        /// After which no request comes again any more: they come first, at once.
+        const ANSWERS_KEPT: Duration = Duration::from_secs(60);
+        let (alive, context) = (Arc::clone(&self.alive), Arc::downgrade(&self.context));
+        let since = Instant::now();
+        let settle = move || {
+            while !alive.wait_until(Some(Instant::now() + PAUSE)) {
+                let Some(context) = context.upgrade() else { return };
+                let doubtful = context.fs.doubtful();
+                if !doubtful.is_empty() {
+                    context
+                        .flusher
+                        .absent(&doubtful)
+                        .iter()
+                        .for_each(|node| context.fs.gone(*node));
+                }
+                if since.elapsed() > ANSWERS_KEPT {
+                    context.fs.volume().pool().forget_answers();
+                }
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("fuse-settle".into()).spawn(settle) {
+            tracing::warn!(%error, "space of unlinked files comes back when the volume is unmounted");
+        }
+    }
+
+    /// Whether the kernel can send again what this process will not have replied to: Linux 6.9 and later.
+    pub fn survives_its_process(&self) -> bool {
+        self.resends
+    }
+
+    /// The descriptor of the session, for a process that keeps it beyond this one's death.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.context.device.as_fd()
     }
 
     /// Serves a session on whose descriptor INIT has been answered with what
@@ -247,16 +319,7 @@ impl Mount {
         fd: OwnedFd,
         options: &MountOptions,
     ) -> Result<Self, MountError> {
-        let device = Arc::new(Device::new(fd));
-        let notifier = Notifier::new(Arc::clone(&device));
-        let flusher =
-            Arc::new(Flusher::new(dir.clone(), notifier.clone(), options.flush_program.clone()));
-        let hook = Arc::clone(&flusher);
-        fs.set_flush_hook(Some(Box::new(move |nodes: &[NodeId]| hook.flush(nodes))));
-        let snapshot_dirs = SnapshotDirs::new(notifier);
-        let context = Arc::new(Context { fs, device, flusher, snapshot_dirs });
-        let alive = Arc::new(Alive::default());
-        let mut mount = Mount { dir, device_number: 0, alive, context };
+        let mut mount = Self::prepare(fs, dir, fd, options);
         let prepared = mount.spawn_workers(options.workers.max(1)).and_then(|()| mount.identify());
         if let Err(source) = prepared {
             // Without a worker the drop below would find nobody to wait for.
@@ -265,6 +328,21 @@ impl Mount {
             return Err(MountError::Io { action: "serving", dir, source });
         }
         Ok(mount)
+    }
+
+    /// Puts the parts of a session together, without serving it yet.
+    fn prepare(fs: Arc<Filesystem>, dir: PathBuf, fd: OwnedFd, options: &MountOptions) -> Self {
+        let device = Arc::new(Device::new(fd));
+        let notifier = Notifier::new(Arc::clone(&device));
+        let flusher =
+            Arc::new(Flusher::new(dir.clone(), notifier.clone(), options.flush_program.clone()));
+        let hook = Arc::clone(&flusher);
+        fs.set_flush_hook(Some(Box::new(move |nodes: &[NodeId]| hook.flush(nodes))));
+        let snapshot_dirs = SnapshotDirs::new(notifier);
+        let session = options.session;
+        let context = Arc::new(Context { fs, device, flusher, session, snapshot_dirs });
+        let alive = Arc::new(Alive::default());
+        Mount { dir, device_number: 0, resends: true, alive, context }
     }
 
     fn spawn_workers(&self, count: usize) -> io::Result<()> {

@@ -34,6 +34,11 @@ impl Notifier {
         self.inval(node, -1)
     }
 
+    /// Has every request sent again that was read and not replied to.
+    pub(crate) fn resend(&self) -> io::Result<()> {
+        self.send(notify::RESEND, &[])
+    }
+
     /// `fuse_notify_inval_inode_out`.
     fn inval(&self, node: u64, offset: i64) -> io::Result<()> {
         let mut out = Out::new();

@@ -26,6 +26,22 @@ struct FuseFileHandle {
 /// # Errors
 /// ESTALE when it is not cached, EPERM without CAP_DAC_READ_SEARCH, and those of `open`.
 pub(crate) fn open_cached_inode(mount: BorrowedFd<'_>, node: u64) -> io::Result<File> {
+    open_by_handle(mount, node, libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW)
+}
+
+/// Whether the kernel has an inode cached; it is asked without opening it.
+///
+/// # Errors
+/// EPERM without CAP_DAC_READ_SEARCH.
+pub(crate) fn is_cached(mount: BorrowedFd<'_>, node: u64) -> io::Result<bool> {
+    match open_by_handle(mount, node, libc::O_PATH) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ESTALE) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn open_by_handle(mount: BorrowedFd<'_>, node: u64, flags: libc::c_int) -> io::Result<File> {
     let mut handle = FuseFileHandle {
         handle_bytes: 12,
         handle_type: FILEID_INO64_GEN,
@@ -33,7 +49,7 @@ pub(crate) fn open_cached_inode(mount: BorrowedFd<'_>, node: u64) -> io::Result<
         node_low: (node & 0xffff_ffff) as u32,
         generation: 0,
     };
-    let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOFOLLOW;
+    let flags = flags | libc::O_CLOEXEC;
     // SAFETY: `handle` is a live, writable `struct file_handle` followed by the 12 bytes that its
     // `handle_bytes` announces, and `mount` is an open descriptor for the length of the call.
     let fd = unsafe { libc::open_by_handle_at(mount.as_raw_fd(), (&raw mut handle).cast(), flags) };
@@ -82,6 +98,14 @@ pub(crate) fn become_io_flusher() -> bool {
     const PR_SET_IO_FLUSHER: libc::c_int = 57;
     // SAFETY: `prctl` with integer arguments alone.
     unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1u64, 0u64, 0u64, 0u64) == 0 }
+}
+
+/// Keeps memory from being paged out, as far as this process may.
+pub(crate) fn lock_in_memory(memory: &[u8]) {
+    // SAFETY: the range is a live slice, and locking changes none of its bytes.
+    if unsafe { libc::mlock(memory.as_ptr().cast(), memory.len()) } != 0 {
+        tracing::debug!("a buffer stays subject to paging: {}", io::Error::last_os_error());
+    }
 }
 
 /// Takes the device's descriptor out of a session that is never dropped.

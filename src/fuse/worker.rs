@@ -4,8 +4,9 @@
 //! that wait for other requests of the same mount: they go to a [`Lane`], and the worker is free.
 //!
 //! Invariant 1: nothing that a worker does itself waits for another request to be served.
-//! Invariant 2: the buffers are touched before the first request, so that the kernel never has to
-//! fault one in while it copies.
+//! Invariant 2: the buffers are touched before the first request, and locked where that is allowed, so
+//! that the kernel never has to fault one in while it copies. A process that is killed in such a fault ends
+//! the copy, and its caller gets EIO: the only request that no successor could go on with.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -36,6 +37,7 @@ impl PageBuffer {
     pub(crate) fn new(len: usize, aligned_at: usize) -> Self {
         let mut memory = vec![0u8; len + PAGE];
         memory.fill(1);
+        sys::lock_in_memory(&memory);
         let address = memory.as_ptr().addr() + aligned_at;
         let start = address.next_multiple_of(PAGE) - address;
         PageBuffer { memory, start, len }

@@ -20,6 +20,8 @@ pub(crate) enum How {
     Fsync,
     /// Pages alone, for a caller that holds that lock.
     Pages,
+    /// Nothing: the question is which of the inodes the kernel does not have.
+    Absent,
 }
 
 /// Where a mount is.
@@ -36,7 +38,12 @@ impl Place {
     /// not be opened: there may be dirty pages of them still.
     ///
     /// A busy writer does not keep it for ever: fsync waits for the pages that were dirty, no more.
+    ///
+    /// With [`How::Absent`] it returns those that the kernel has nothing of.
     pub(crate) fn bring_in(&self, nodes: &[u64], how: How) -> Vec<u64> {
+        if how == How::Absent {
+            return self.absent(nodes);
+        }
         let Some(mount) = self.open() else { return nodes.to_vec() };
         let mut refused = Vec::new();
         for batch in nodes.chunks(BATCH) {
@@ -55,13 +62,16 @@ impl Place {
             }
             for (_, file) in &files {
                 // A failed write-back is reported to the writer, by its own fsync or close.
-                let _ = match how {
-                    How::Fsync => file.sync_all(),
-                    How::Pages => sys::write_back(file),
-                };
+                let _ = if how == How::Fsync { file.sync_all() } else { sys::write_back(file) };
             }
         }
         refused
+    }
+
+    fn absent(&self, nodes: &[u64]) -> Vec<u64> {
+        let Some(mount) = self.open() else { return Vec::new() };
+        let absent = |node: &u64| matches!(sys::is_cached(mount.as_fd(), *node), Ok(false));
+        nodes.iter().copied().filter(absent).collect()
     }
 
     /// Opens the mount, wherever it can be reached: another one may cover its mount point.

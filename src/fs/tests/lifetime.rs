@@ -97,7 +97,7 @@ fn a_cut_of_many_extents_is_seen_at_once_and_finished_after_a_crash() {
     let mut tx = Transaction::begin(world.fs.volume(), Intent::Shrink).unwrap();
     let inode = tx.inode(ino).unwrap();
     tx.put_inode(ino, &Inode { size: 4096, ..inode });
-    tx.put_orphan(ino, crate::format::OrphanKind::Truncate);
+    tx.put_orphan(ino, OrphanKind::Truncate);
     tx.commit().unwrap();
     let world = world.crash();
     assert_eq!(world.at("f").attr.blocks_512, 8);
@@ -141,7 +141,7 @@ fn a_cut_that_could_not_be_finished_is_finished_before_the_file_grows() {
     let mut tx = Transaction::begin(world.fs.volume(), Intent::Shrink).unwrap();
     let inode = tx.inode(ino).unwrap();
     tx.put_inode(ino, &Inode { size: 4096, ..inode });
-    tx.put_orphan(ino, crate::format::OrphanKind::Truncate);
+    tx.put_orphan(ino, OrphanKind::Truncate);
     tx.commit().unwrap();
     world.fs.unfinished.add(ino);
     world.write(node, 100_000, b"far behind");
