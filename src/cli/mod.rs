@@ -23,6 +23,7 @@ mod size;
 mod snapshot;
 mod status;
 mod umount;
+mod upgrade;
 mod volume;
 
 use std::ffi::OsString;
@@ -75,6 +76,7 @@ struct Loudness {
 enum Command {
     Mount(mount::Mount),
     Umount(umount::Umount),
+    Upgrade(upgrade::Upgrade),
     #[command(subcommand)]
     Pool(pool::Pool),
     #[command(subcommand)]
@@ -85,6 +87,8 @@ enum Command {
     Status(status::Status),
     Completions(generate::Completions),
     Man(generate::Man),
+    #[command(hide = true)]
+    Supervise(mount::Supervise),
     #[command(hide = true)]
     Daemon(mount::Daemon),
     /// Flush files for a daemon, which starts this.
@@ -155,13 +159,15 @@ fn run_command(environment: &Environment) -> Result<(), End> {
         _ => Verbosity::Everything,
     };
     let context = Context { log_filter: environment.log_filter.clone(), verbosity };
-    let mounts = matches!(cli.command, Command::Mount(_) | Command::Daemon(_));
+    let mounts =
+        matches!(cli.command, Command::Mount(_) | Command::Supervise(_) | Command::Daemon(_));
     if !mounts && (cli.loudness.verbose > 0 || environment.log_filter.is_some()) {
         context.log_to_stderr();
     }
     let done = match &cli.command {
         Command::Mount(command) => command.run(&context),
         Command::Umount(command) => command.run(&context),
+        Command::Upgrade(command) => command.run(&context),
         Command::Pool(command) => command.run(&context),
         Command::Volume(command) => command.run(&context),
         Command::Snapshot(command) => command.run(&context),
@@ -169,6 +175,7 @@ fn run_command(environment: &Environment) -> Result<(), End> {
         Command::Status(command) => command.run(&context),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
+        Command::Supervise(command) => command.run(&context),
         Command::Daemon(command) => command.run(&context),
         // Its daemon sees that it ends, and does without.
         Command::FlushHelper => {

@@ -3,9 +3,9 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use crate::daemon::log::Verbosity;
+use crate::daemon::launch;
+use crate::daemon::log::{self, Verbosity};
 use crate::daemon::protocol::{MountRequest, Reply};
-use crate::daemon::{self, ErrorKind, launch};
 
 use super::locate::{self, Target};
 use super::options::parse_options;
@@ -105,7 +105,8 @@ pub(super) fn mount(
     }
     if mode.foreground {
         context.log_to_stderr();
-        return launch::foreground(&request).map_err(fail);
+        let filter = context.log_filter.as_deref();
+        return launch::foreground(&request, filter, context.verbosity).map_err(fail);
     }
     let reply = launch::background(&request, context.log_filter.as_deref(), context.verbosity);
     if let Reply::Mounted { notes } = reply.map_err(fail)? {
@@ -116,10 +117,10 @@ pub(super) fn mount(
     Ok(())
 }
 
-/// Serve a pool. Started by `amberfs mount`, which passes the first mount on standard input and
-/// reads the outcome from standard output.
+/// Start a pool's daemon, and another when it dies. Started by `amberfs mount`, which passes the first
+/// mount on standard input and reads the outcome from standard output.
 #[derive(Debug, clap::Args)]
-pub(super) struct Daemon {
+pub(super) struct Supervise {
     /// The pool, to be seen in lists of processes.
     #[arg(value_name = "POOL")]
     _pool: PathBuf,
@@ -128,15 +129,35 @@ pub(super) struct Daemon {
     log: Verbosity,
 }
 
-impl Daemon {
+impl Supervise {
     pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
         let (from, to) = (std::io::stdin().lock(), std::io::stdout().lock());
-        match daemon::run_detached(from, to, context.log_filter.as_deref(), self.log) {
-            // The process that waits for us prints this; here it would be said twice.
-            Err(error) if error.kind == ErrorKind::Usage => {
-                Err(Failure::from_daemon("start a daemon", error))
-            }
-            _ => Ok(()),
+        launch::supervise(from, to, context.log_filter.as_deref(), self.log)
+            .map_err(|error| Failure::from_daemon("supervise a daemon", error))
+    }
+}
+
+/// Serve a pool. Started by a supervisor, which is at the other end of standard input.
+#[derive(Debug, clap::Args)]
+pub(super) struct Daemon {
+    /// The pool, to be seen in lists of processes.
+    #[arg(value_name = "POOL")]
+    _pool: PathBuf,
+    /// How much to log.
+    #[arg(long, value_enum, default_value = "normal")]
+    log: Verbosity,
+    /// Log to standard error.
+    #[arg(long)]
+    foreground: bool,
+}
+
+impl Daemon {
+    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+        let filter = context.log_filter.as_deref();
+        if self.foreground {
+            log::to_writer(std::io::stderr, filter, self.log);
         }
+        launch::serve(filter, self.log, self.foreground)
+            .map_err(|error| Failure::from_daemon("serve a pool", error))
     }
 }

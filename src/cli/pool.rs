@@ -88,10 +88,12 @@ pub(super) fn describe(row: &PoolStatusRow, listing: Listing) -> String {
     match &row.daemon {
         Some(daemon) => {
             let since = local_time(&daemon.started);
-            line(
-                "daemon",
-                format!("process {}, amberfs {}, since {since}", daemon.pid, daemon.version),
-            );
+            let deaths = match daemon.deaths {
+                0 => String::new(),
+                deaths => format!(", after {deaths} that died"),
+            };
+            let (pid, version) = (daemon.pid, &daemon.version);
+            line("daemon", format!("process {pid}, amberfs {version}, since {since}{deaths}"));
         }
         None => line("daemon", "none: the pool is not mounted".to_owned()),
     }

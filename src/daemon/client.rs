@@ -106,10 +106,21 @@ impl Patience {
     const STOPPING: Duration = Duration::from_secs(120);
     /// Another command, or a daemon between locking the pool and listening.
     const IN_USE: Duration = Duration::from_secs(3);
+    /// A daemon that takes over replays the journal.
+    const TAKING_OVER: Duration = Duration::from_secs(10);
     const PAUSE: Duration = Duration::from_millis(20);
 
     pub(super) fn new() -> Self {
         Patience { since: Instant::now() }
+    }
+
+    /// Returns whether to try again to find a daemon that takes over, having waited a little.
+    pub(super) fn between_daemons(&self) -> bool {
+        let again = self.since.elapsed() < Self::TAKING_OVER;
+        if again {
+            thread::sleep(Self::PAUSE);
+        }
+        again
     }
 
     /// Returns whether to try again after this error, having waited a little.

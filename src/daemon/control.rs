@@ -98,6 +98,7 @@ impl Server {
                 }
                 Ok(Reply::Unmounted { closed: false })
             }
+            Request::Upgrade { program } => self.upgrade(&program.0).map(|()| Reply::Ok),
             request => {
                 let pool = self.pool()?;
                 service::execute(&pool, &self.mounts, Some(self.row()), &self.path, request)

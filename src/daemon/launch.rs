@@ -1,8 +1,9 @@
 //! Starting a pool's daemon, or adding a mount to the one that runs.
 //!
-//! The background: `mount` runs its own program again with the hidden command `daemon`, passes the
+//! The background: `mount` runs its own program again with the hidden command `supervise`, passes the
 //! request on standard input, and waits for the answer, one line, on standard output. The child
-//! leaves the session, and lets go of the terminal when it has answered with a success.
+//! leaves the session, and lets go of the terminal when it has answered with a success. It is the
+//! pool's supervisor, and starts the daemon with the hidden command `daemon`.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -11,9 +12,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::client::{self, Patience};
+use super::keep::{self, Keeper, ToDaemon};
 use super::log::{self, Verbosity};
 use super::protocol::{Answer, MountRequest, Outcome, Reply, Request, VERSION};
-use super::{Error, ErrorKind, Result, mountinfo, server};
+use super::server::{self, Inherited};
+use super::supervisor::{self, Starting};
+use super::{Error, ErrorKind, Result, mountinfo};
 
 /// Checks what can be checked of a mount point without mounting, and returns it absolute.
 pub fn check_mount_point(dir: &Path, pool: &Path) -> Result<PathBuf> {
@@ -97,7 +101,11 @@ pub fn background(
 }
 
 /// Mounts, and returns when the mount has ended.
-pub fn foreground(request: &MountRequest) -> Result<()> {
+pub fn foreground(
+    request: &MountRequest,
+    filter: Option<&str>,
+    verbosity: Verbosity,
+) -> Result<()> {
     let pool = &request.pool.0;
     let patience = Patience::new();
     loop {
@@ -111,7 +119,7 @@ pub fn foreground(request: &MountRequest) -> Result<()> {
                     _ => Ok(()),
                 };
             }
-            Ok(None) => server::run(request, |_, _| ()),
+            Ok(None) => supervise_here(request, filter, verbosity),
             Err(error) => Err(error),
         };
         match outcome {
@@ -121,13 +129,26 @@ pub fn foreground(request: &MountRequest) -> Result<()> {
     }
 }
 
-/// Starts the daemon and waits for its answer.
+/// Supervises the pool's daemon in this process.
+fn supervise_here(
+    request: &MountRequest,
+    filter: Option<&str>,
+    verbosity: Verbosity,
+) -> Result<()> {
+    let filter = filter.map(str::to_owned);
+    let starting = Starting { verbosity, filter, foreground: true };
+    let mut failed = None;
+    let ended = supervisor::run(request, starting, |outcome| failed = outcome.err());
+    failed.map_or(ended, Err)
+}
+
+/// Starts the supervisor and waits for its answer.
 fn start(request: &MountRequest, filter: Option<&str>, verbosity: Verbosity) -> Result<Reply> {
     let failed = |error: &io::Error| Error::io("start the pool's daemon", error);
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("amberfs")
-        .arg("daemon")
+        .arg("supervise")
         .arg("--log")
         .arg(verbosity.to_string())
         .arg(&request.pool.0);
@@ -175,9 +196,9 @@ fn ended_early(mut child: Child, request: &MountRequest) -> Error {
     Error::new(ErrorKind::Io, message).with_hint(hint)
 }
 
-/// The child's half: reads the request, answers it, detaches, and serves the pool until its last
-/// mount ends.
-pub fn run_detached(
+/// The child's half: reads the request, starts the pool's daemon, answers how that went, detaches, and
+/// supervises until the last mount has ended.
+pub fn supervise(
     mut from: impl Read,
     mut to: impl Write,
     filter: Option<&str>,
@@ -196,16 +217,56 @@ pub fn run_detached(
     // Lists of processes would show the `exe` of /proc/self/exe.
     let _ = rustix::thread::set_name(c"amberfs");
     let log = log::to_file(filter, verbosity);
-    server::run(&request, |outcome, pool| {
-        if let Err(error) = answer(&mut to, outcome) {
+    let filter = filter.map(str::to_owned);
+    let starting = Starting { verbosity, filter, foreground: false };
+    let mut told = false;
+    let ended = supervisor::run(&request, starting, |outcome| {
+        if let Err(error) = answer(&mut to, &outcome) {
             tracing::debug!(%error, "nobody reads the answer");
         }
-        if outcome.is_ok()
-            && let Err(error) = let_go(&log, pool)
+        told = outcome.is_err();
+        if !told && let Err(error) = let_go(&log, &request.pool.0) {
+            tracing::warn!(%error, "the supervisor keeps its starter's standard streams");
+        }
+    });
+    // What the starter was told needs not be said again.
+    if told { Ok(()) } else { ended }
+}
+
+/// The daemon itself: takes over what its supervisor has for it, and serves the pool until its last mount
+/// has ended. Its standard input is the connection.
+pub fn serve(filter: Option<&str>, verbosity: Verbosity, foreground: bool) -> Result<()> {
+    let misused = |_| {
+        Error::new(ErrorKind::Usage, "standard input is no supervisor")
+            .with_hint("This command is for `amberfs mount`, which starts it.")
+    };
+    let log = (!foreground).then(|| log::to_file(filter, verbosity));
+    let channel = keep::from_stdin().map_err(misused)?;
+    let Some((ToDaemon::Serve(serve), lock)) = channel.receive().map_err(misused)? else {
+        return Err(misused(io::ErrorKind::UnexpectedEof.into()));
+    };
+    let mut inherited = Inherited { lock: lock.into_iter().next(), ..Inherited::default() };
+    while inherited.mounts.len() < serve.kept {
+        let received = channel.receive().map_err(|error| Error::io("take mounts over", &error))?;
+        let Some((ToDaemon::Mount(kept), descriptors)) = received else {
+            return Err(Error::new(ErrorKind::Io, "the supervisor is gone"));
+        };
+        let both =
+            keep::two(descriptors).map_err(|error| Error::io("take a mount over", &error))?;
+        inherited.mounts.push((kept, both.0, both.1));
+    }
+    let keeper = Keeper::new(channel);
+    let first_start = serve.kept == 0;
+    let attach = || {
+        if let Some(log) = &log
+            && let Err(error) = let_go(log, &serve.first.pool.0)
         {
             tracing::warn!(%error, "the daemon keeps its starter's standard streams");
         }
-    })
+    };
+    let ended = server::run(&serve, inherited, keeper, attach);
+    // A first start's failure is told by the supervisor; any other is for the log.
+    if first_start && ended.is_err() { Ok(()) } else { ended }
 }
 
 fn answer(to: &mut impl Write, outcome: &Result<Reply>) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! One process per pool: its mounts, its control socket, its signals.
 //!
-//! Shape: [`launch`] starts the process (or asks the one that runs), [`server`] is its life,
-//! [`control`] answers its socket, [`mounts`] is its table of mounts, [`service`] carries requests out on an open pool, [`protocol`]
+//! Shape: [`launch`] starts the process (or asks the one that runs) under a [`supervisor`], which keeps
+//! the mounts if it dies ([`keep`] is what the two tell each other); [`server`] is its life, [`control`] answers its socket, [`mounts`] is its table of mounts, [`service`] carries requests out on an open pool, [`protocol`]
 //! is what goes over the socket, [`client`] the other end of it. A command on a pool that no daemon
 //! has open opens it itself and carries the same request out with the same code ([`call`]).
 //!
@@ -17,29 +17,34 @@
 //! Lock order: `Server::changing` (mounts and unmounts, one at a time) -> the table of mounts ->
 //! nothing; neither is held while the file system is called, but for `changing`.
 //!
-//! A crash at any point leaves a pool that replays its journal at the next open, a lock that the
-//! kernel has dropped, and a socket on which nobody listens, which the next daemon replaces.
+//! A crash at any point leaves a pool that replays its journal at the next open, and a socket on which
+//! nobody listens, which the next daemon replaces. The supervisor has the lock and the mounts, and starts
+//! that daemon; if it has died as well, the kernel has dropped the lock and ended the mounts.
 
 mod client;
 mod control;
 mod error;
+mod keep;
 pub mod launch;
 pub mod log;
 pub mod mountinfo;
 mod mounts;
 mod open;
 pub mod protocol;
+mod refuse;
 mod server;
 mod service;
+mod supervisor;
 mod sys;
 
 use std::path::Path;
 
+use crate::device::{PoolDir, PoolDirError};
+
 use client::Patience;
 pub use error::{Error, ErrorKind, Result};
-pub use launch::run_detached;
 pub use open::{create_pool, lock_pool};
-use protocol::{Reply, Request};
+use protocol::{DaemonRow, Reply, Request};
 
 /// Carries a request out: the pool's daemon does, or this process when there is none.
 ///
@@ -59,9 +64,50 @@ pub fn call(pool: &Path, request: &Request) -> Result<Reply> {
     }
 }
 
-/// Asks the pool's daemon; none when there is no daemon.
+/// Asks the pool's daemon; none when there is no daemon. Waits for one that is taking over.
 pub fn ask_daemon(pool: &Path, request: &Request) -> Result<Option<Reply>> {
-    client::ask(pool, request)
+    let patience = Patience::new();
+    loop {
+        match client::ask(pool, request) {
+            Ok(None) if is_held(pool) && patience.between_daemons() => {}
+            Err(error) if patience.again(&error, request.changes_nothing()) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Whether a process has the pool locked.
+fn is_held(pool: &Path) -> bool {
+    matches!(PoolDir::open(pool), Err(PoolDirError::InUse { .. }))
+}
+
+/// Has another program serve a pool whose mounts stay, and waits until it does.
+///
+/// `program` is absolute. Returns what serves the pool then; none when it is not mounted.
+pub fn upgrade(pool: &Path, program: &Path) -> Result<Option<DaemonRow>> {
+    let daemon = |reply| match reply {
+        Some(Reply::Status(row)) => row.daemon,
+        _ => None,
+    };
+    let Some(before) = daemon(ask_daemon(pool, &Request::Status)?) else { return Ok(None) };
+    client::ask(pool, &Request::Upgrade { program: program.to_owned().into() })?;
+    let patience = Patience::new();
+    loop {
+        // Until the one that answered is gone it may still answer.
+        match ask_daemon(pool, &Request::Status).map(daemon) {
+            Ok(Some(now)) if now.pid != before.pid => return Ok(Some(now)),
+            Err(error) if error.kind != ErrorKind::Lost => return Err(error),
+            _ if patience.between_daemons() => {}
+            _ => {
+                let message = "the new program does not serve the pool";
+                return Err(Error::new(ErrorKind::Lost, message).with_hint(format!(
+                    "See {}/{}.",
+                    pool.display(),
+                    log::LOG_FILE
+                )));
+            }
+        }
+    }
 }
 
 /// Who ended a mount.
@@ -80,6 +126,7 @@ pub fn unmount(pool: &Path, dir: &Path) -> Result<Unmounted> {
     loop {
         match client::ask(pool, &request) {
             Ok(Some(_)) => return Ok(Unmounted::ByDaemon),
+            Ok(None) if is_held(pool) && patience.between_daemons() => {}
             Ok(None) => {
                 unmount_orphan(dir)?;
                 return Ok(Unmounted::Orphan);

@@ -16,6 +16,8 @@ use super::protocol::MountRow;
 pub(super) struct Mounted {
     /// Names it in this process.
     pub(super) id: u64,
+    /// Names the kernel's connection in the journal.
+    pub(super) session: u64,
     /// The mount point.
     pub(super) dir: PathBuf,
     /// The volume.

@@ -1,6 +1,7 @@
 //! Opening and making pools, and carrying a request out on a pool that no daemon has open.
 
 use std::fs;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -61,6 +62,11 @@ fn create_options(size_bytes: Option<u64>) -> Result<CreateOptions> {
     Ok(CreateOptions { size_bytes, journal_bytes, uuid, seed: random()? })
 }
 
+/// A number that no other process gets.
+pub(super) fn new_session() -> Result<u64> {
+    Ok(u64::from_ne_bytes(random()?))
+}
+
 fn open_options(settings: &MountSettings, background: bool) -> OpenOptions {
     let mut options = OpenOptions::new(Arc::new(SystemClock));
     options.background = background;
@@ -78,16 +84,18 @@ fn open_options(settings: &MountSettings, background: bool) -> OpenOptions {
 pub(super) struct LockedDir {
     dir: PoolDir,
     created: bool,
+    /// An earlier process has served mounts of it.
+    inherited: bool,
 }
 
 impl LockedDir {
     /// Locks the pool at `path`, or with `create` makes an empty directory into one to be.
     pub(super) fn take(path: &Path, create: bool) -> Result<LockedDir> {
         match PoolDir::open(path) {
-            Ok(dir) => Ok(LockedDir { dir, created: false }),
+            Ok(dir) => Ok(LockedDir { dir, created: false, inherited: false }),
             Err(error @ (PoolDirError::NotFound(_) | PoolDirError::NotAPool { .. })) if create => {
                 match PoolDir::create(path) {
-                    Ok(dir) => Ok(LockedDir { dir, created: true }),
+                    Ok(dir) => Ok(LockedDir { dir, created: true, inherited: false }),
                     // What stands in the way says less than what is missing for a pool.
                     Err(PoolDirError::Exists { .. }) => Err(error.into()),
                     Err(error) => Err(error.into()),
@@ -97,13 +105,28 @@ impl LockedDir {
         }
     }
 
+    /// Takes over the lock that an earlier process had.
+    pub(super) fn inherit(path: &Path, lock: OwnedFd) -> Result<LockedDir> {
+        let dir = PoolDir::take_over(path, lock)?;
+        Ok(LockedDir { dir, created: false, inherited: true })
+    }
+
     /// Opens the pool, having formatted it if it is new.
     pub(super) fn open(self, settings: &MountSettings, background: bool) -> Result<OpenPool> {
-        let LockedDir { dir, created } = self;
-        let options = open_options(settings, background);
+        let LockedDir { dir, created, inherited } = self;
+        let mut options = open_options(settings, background);
+        options.keep_answers = inherited;
         if !created {
-            let pool = Pool::open(dir.storage(), options)?;
-            return Ok(OpenPool { pool, dir, created });
+            return match Pool::open(dir.storage(), options) {
+                Ok(pool) => Ok(OpenPool { pool, dir, created }),
+                Err(error) => {
+                    if inherited {
+                        // Dropped, it would let the lock go: it is the next daemon's.
+                        std::mem::forget(dir);
+                    }
+                    Err(error.into())
+                }
+            };
         }
         let made = create_options(None)
             .and_then(|create| Ok(Pool::create(dir.storage(), &create, options)?));
@@ -157,6 +180,11 @@ impl OpenPool {
     pub(super) fn path(&self) -> &Path {
         self.dir.path()
     }
+
+    /// Returns the open file that has the lock.
+    pub(super) fn lock_file(&self) -> BorrowedFd<'_> {
+        self.dir.lock_file()
+    }
 }
 
 /// Makes a pool without volumes in a directory that is missing or empty.
@@ -183,8 +211,13 @@ pub fn lock_pool(path: &Path) -> Result<PoolDir> {
 
 /// Carries a request out on a pool that no daemon has open.
 pub(super) fn execute(path: &Path, request: &Request) -> Result<Reply> {
-    if matches!(request, Request::Mount(_) | Request::Umount { .. } | Request::WaitUnmounted { .. })
-    {
+    if matches!(
+        request,
+        Request::Mount(_)
+            | Request::Umount { .. }
+            | Request::WaitUnmounted { .. }
+            | Request::Upgrade { .. }
+    ) {
         return Err(Error::new(ErrorKind::NotFound, "the pool is not mounted"));
     }
     let open = LockedDir::take(path, false)?.open(&MountSettings::default(), false)?;

@@ -63,6 +63,11 @@ pub enum Request {
     },
     /// Mounts, space, checkpoint, background work.
     Status,
+    /// Has another program serve the pool; the mounts stay. Answered before it has taken over.
+    Upgrade {
+        /// The program, absolute.
+        program: WirePath,
+    },
     /// Makes a volume.
     VolumeCreate {
         /// Its name.
@@ -313,6 +318,9 @@ pub struct DaemonRow {
     pub version: String,
     /// Since when, RFC 3339.
     pub started: String,
+    /// Daemons of this pool that have died before it, their mounts taken over by the next.
+    #[serde(default)]
+    pub deaths: u64,
 }
 
 /// A mount.

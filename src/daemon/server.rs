@@ -3,6 +3,8 @@
 //! Threads: this one waits for events; one waits for signals; one accepts connections; one for each
 //! connection; one for each mount, which waits for its end. The pool and the mounts have their own.
 
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,11 +20,12 @@ use crate::fs::{Atime, Filesystem, FsOptions, SnapDir};
 use crate::fuse::{Mount, MountOptions};
 use crate::pool::Pool;
 
+use super::keep::{self, Keeper, Kept, Serve, ToSupervisor};
 use super::mounts::{Mounted, Mounts};
-use super::open::{LockedDir, OpenPool, now};
-use super::protocol::{DaemonRow, MountRequest, MountSettings, Reply, SnapdirMode};
+use super::open::{self, LockedDir, OpenPool, now};
+use super::protocol::{DaemonRow, MountRequest, MountSettings, Outcome, Reply, SnapdirMode};
 use super::service::{self, rfc3339};
-use super::{Error, ErrorKind, Result, client, sys};
+use super::{Error, ErrorKind, Result, client, refuse, supervisor, sys};
 
 /// How long the process waits at its end for replies to be written.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -43,6 +46,8 @@ enum Event {
 pub(super) struct Server {
     pub(super) path: PathBuf,
     started: Timestamp,
+    /// Of daemons before this one.
+    deaths: u64,
     /// None when the pool is being closed.
     pool: Mutex<Option<Arc<Pool>>>,
     pub(super) mounts: Mounts,
@@ -57,31 +62,92 @@ pub(super) struct Server {
     /// Requests that are being answered.
     pub(super) answering: AtomicUsize,
     events: Mutex<Sender<Event>>,
+    keeper: Arc<Keeper>,
 }
 
-/// Opens the pool, makes the first mount, calls `ready` with the outcome, and serves until the last
-/// mount has ended or a signal comes.
+/// What an earlier daemon of the pool has left.
+#[derive(Debug, Default)]
+pub(super) struct Inherited {
+    /// The pool's lock.
+    pub(super) lock: Option<OwnedFd>,
+    /// Mounts, each with its session and its note of writers.
+    pub(super) mounts: Vec<(Kept, OwnedFd, OwnedFd)>,
+}
+
+/// Opens the pool, makes the first mount or takes over those that an earlier daemon has left, and serves until
+/// the last mount has ended or a signal comes. `ready` is called when the pool is open and mounted.
 ///
-/// When this fails before `ready` has been called with a success, nothing has changed.
-pub(super) fn run(first: &MountRequest, ready: impl FnOnce(&Result<Reply>, &Path)) -> Result<()> {
-    let path = &first.pool.0;
-    match start(first) {
-        Ok((server, open, listener, events, notes)) => {
-            ready(&Ok(Reply::Mounted { notes }), path);
-            server.serve(open, listener, &events)
-        }
-        Err(error) => {
-            ready(&Err(error.clone()), path);
-            Err(error)
-        }
+/// When this fails before that, nothing has changed.
+pub(super) fn run(
+    serve: &Serve,
+    inherited: Inherited,
+    keeper: Keeper,
+    ready: impl FnOnce(),
+) -> Result<()> {
+    sys::block_signals().map_err(|error| Error::io("block signals", &error))?;
+    if let Some(why) = &serve.refuse {
+        ready();
+        return refuse::run(serve, inherited, why);
     }
+    let keeper = Arc::new(keeper);
+    let started = start(serve, inherited, &keeper);
+    let outcome = match &started {
+        Ok(_) => {
+            ready();
+            Outcome::Done(Reply::Mounted { notes: Vec::new() })
+        }
+        Err(error) => Outcome::Failed(error.clone()),
+    };
+    keeper.tell(&ToSupervisor::Started(outcome), &[]);
+    let (server, open, listener, events) = started?;
+    server.serve(open, listener, &events)
 }
 
-type Started = (Arc<Server>, OpenPool, UnixListener, Receiver<Event>, Vec<String>);
+type Started = (Arc<Server>, OpenPool, UnixListener, Receiver<Event>);
 
-fn start(first: &MountRequest) -> Result<Started> {
-    sys::block_signals().map_err(|error| Error::io("block signals", &error))?;
-    let locked = LockedDir::take(&first.pool.0, first.create)?;
+fn start(serve: &Serve, inherited: Inherited, keeper: &Arc<Keeper>) -> Result<Started> {
+    let first = &serve.first;
+    let (open, listener) = open_pool(first, inherited.lock)?;
+    keeper.tell(&ToSupervisor::Lock, &[open.lock_file()]);
+    let next_id = inherited.mounts.iter().map(|(kept, ..)| kept.id).max().unwrap_or(0) + 1;
+    let (sender, events) = channel();
+    let server = Arc::new(Server {
+        path: open.path().to_owned(),
+        started: now(),
+        deaths: serve.deaths,
+        pool: Mutex::new(Some(Arc::clone(&open.pool))),
+        mounts: Mounts::default(),
+        changing: Mutex::new(false),
+        closed: Mutex::new(None),
+        closing: Condvar::new(),
+        next_id: AtomicU64::new(next_id),
+        clients: AtomicUsize::new(0),
+        answering: AtomicUsize::new(0),
+        events: Mutex::new(sender),
+        keeper: Arc::clone(keeper),
+    });
+    if serve.kept > 0 {
+        if let Err(error) = server.take_over(inherited.mounts) {
+            tracing::error!(%error, "the mounts can't be taken over");
+            // Dropped, it would unmount those that are taken over already. The process ends now, and the
+            // next one tries again.
+            std::mem::forget((server, open));
+            return Err(error);
+        }
+    } else if let Err(error) = server.mount(first) {
+        let _ = client::remove(&server.path);
+        *server.pool.lock() = None;
+        return Err(open.abandon(error));
+    }
+    Ok((server, open, listener, events))
+}
+
+/// Locks and opens the pool, and makes its socket.
+fn open_pool(first: &MountRequest, lock: Option<OwnedFd>) -> Result<(OpenPool, UnixListener)> {
+    let locked = match lock {
+        Some(lock) => LockedDir::inherit(&first.pool.0, lock)?,
+        None => LockedDir::take(&first.pool.0, first.create)?,
+    };
     // From here on other clients queue up at the socket instead of finding the pool in use.
     let listener = match client::bind(locked.path()) {
         Ok(listener) => listener,
@@ -95,28 +161,7 @@ fn start(first: &MountRequest) -> Result<Started> {
     };
     let open = locked.open(&first.options, true);
     let open = open.inspect_err(|_| drop(client::remove(&first.pool.0)))?;
-    let (sender, events) = channel();
-    let server = Arc::new(Server {
-        path: open.path().to_owned(),
-        started: now(),
-        pool: Mutex::new(Some(Arc::clone(&open.pool))),
-        mounts: Mounts::default(),
-        changing: Mutex::new(false),
-        closed: Mutex::new(None),
-        closing: Condvar::new(),
-        next_id: AtomicU64::new(1),
-        clients: AtomicUsize::new(0),
-        answering: AtomicUsize::new(0),
-        events: Mutex::new(sender),
-    });
-    match server.mount(first) {
-        Ok(_) => Ok((server, open, listener, events, Vec::new())),
-        Err(error) => {
-            let _ = client::remove(&server.path);
-            *server.pool.lock() = None;
-            Err(open.abandon(error))
-        }
-    }
+    Ok((open, listener))
 }
 
 impl Server {
@@ -195,6 +240,7 @@ impl Server {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: rfc3339(self.started),
+            deaths: self.deaths,
         }
     }
 
@@ -216,7 +262,16 @@ impl Server {
             pool.delete_volume(volume)?;
             pool.sync()?;
         }
-        let mounted = mounted?;
+        let (mounted, writers) = mounted?;
+        self.keep(&mounted, request, &writers);
+        self.watch(mounted)?;
+        drop(changing);
+        tracing::info!(volume, snapshot = settings.snapshot, dir = %dir.display(), "mounted");
+        Ok(self.ignored(&pool, settings))
+    }
+
+    /// Enters a mount into the table, and has its end reported.
+    fn watch(self: &Arc<Self>, mounted: Mounted) -> Result<()> {
         let (id, mount) = (mounted.id, Arc::clone(&mounted.mount));
         self.mounts.add(mounted);
         let server = Arc::clone(self);
@@ -224,10 +279,70 @@ impl Server {
             mount.wait();
             drop(mount);
             server.tell(Event::Ended(id));
-        })?;
-        drop(changing);
-        tracing::info!(volume, snapshot = settings.snapshot, dir = %dir.display(), "mounted");
-        Ok(self.ignored(&pool, settings))
+        })
+    }
+
+    /// Leaves a mount with the supervisor, for the case that this process dies.
+    fn keep(&self, mounted: &Mounted, request: &MountRequest, writers: &File) {
+        if !mounted.mount.survives_its_process() {
+            if self.keeper.is_there() {
+                tracing::warn!(
+                    "this kernel (before 6.9) ends mounts with the daemon, should it die"
+                );
+            }
+            return;
+        }
+        let kept = Kept {
+            id: mounted.id,
+            session: mounted.session,
+            request: request.clone(),
+            since: mounted.since.clone(),
+        };
+        let descriptors = [mounted.mount.descriptor(), writers.as_fd()];
+        self.keeper.tell(&ToSupervisor::Keep(kept), &descriptors);
+    }
+
+    /// Goes on with the mounts of an earlier daemon.
+    fn take_over(self: &Arc<Self>, mounts: Vec<(Kept, OwnedFd, OwnedFd)>) -> Result<()> {
+        let pool = self.pool()?;
+        for (kept, session, writers) in mounts {
+            let (request, settings) = (&kept.request, &kept.request.options);
+            let volume = pool.volume(&request.volume)?;
+            let fs = Arc::new(Filesystem::inherit(volume, fs_options(settings))?);
+            let noted = fs.note_writers(writers.into());
+            noted.map_err(|error| Error::io("read what is open for writing", &error))?;
+            let options = MountOptions { session: kept.session, ..mount_options(request) };
+            let mount = Mount::take_over(Arc::clone(&fs), &request.dir.0, session, &options)?;
+            tracing::info!(volume = request.volume, dir = %request.dir.0.display(), "taken over");
+            self.watch(Mounted {
+                id: kept.id,
+                session: kept.session,
+                dir: request.dir.0.clone(),
+                volume: request.volume.clone(),
+                snapshot: settings.snapshot.clone(),
+                read_only: settings.read_only,
+                since: kept.since,
+                fs,
+                mount: Arc::new(mount),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Has another program serve the pool. This process is then killed, and what it had under way is the
+    /// successor's.
+    pub(super) fn upgrade(&self, program: &Path) -> Result<()> {
+        if !self.keeper.is_there() {
+            return Err(Error::new(ErrorKind::Unsupported, "the daemon has no supervisor")
+                .with_hint("Unmount the pool, and mount it again."));
+        }
+        supervisor::check_program(program)?;
+        // So that little is left for the successor to repeat.
+        self.pool()?.checkpoint()?;
+        tracing::info!(program = %program.display(), "another program takes over");
+        let keeper = &self.keeper;
+        keeper.tell(&ToSupervisor::Replace(program.to_owned().into()), &[]);
+        Ok(())
     }
 
     /// Fails if the directory or the volume has a mount already.
@@ -247,7 +362,8 @@ impl Server {
         }
     }
 
-    fn make_mount(&self, pool: &Arc<Pool>, request: &MountRequest) -> Result<Mounted> {
+    /// Makes a mount; returns its note of writers too.
+    fn make_mount(&self, pool: &Arc<Pool>, request: &MountRequest) -> Result<(Mounted, File)> {
         let (dir, settings) = (&request.dir.0, &request.options);
         let info = service::find_volume(pool, &request.volume)?;
         if let Some(name) = &settings.snapshot {
@@ -255,10 +371,16 @@ impl Server {
         }
         let volume = pool.volume(&request.volume)?;
         let fs = Arc::new(Filesystem::new(volume, fs_options(settings))?);
-        let options = mount_options(request);
+        let writers = keep::nameless_file();
+        let writers = writers.map_err(|error| Error::io("make a file in memory", &error))?;
+        let noted = writers.try_clone().and_then(|copy| fs.note_writers(copy));
+        noted.map_err(|error| Error::io("note what is open for writing", &error))?;
+        let session = open::new_session()?;
+        let options = MountOptions { session, ..mount_options(request) };
         let mount = Mount::new(Arc::clone(&fs), dir, &options)?;
-        Ok(Mounted {
+        let mounted = Mounted {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            session,
             dir: dir.clone(),
             volume: request.volume.clone(),
             snapshot: settings.snapshot.clone(),
@@ -266,7 +388,8 @@ impl Server {
             since: rfc3339(now()),
             fs,
             mount: Arc::new(mount),
-        })
+        };
+        Ok((mounted, writers))
     }
 
     /// Says which settings had no effect, because they are the pool's and it is open already.
@@ -292,7 +415,7 @@ impl Server {
             return Err(Error::new(ErrorKind::NotFound, message));
         };
         mounted.mount.unmount()?;
-        self.mounts.remove(mounted.id);
+        self.remove(mounted.id);
         drop(mounted);
         tracing::info!(dir = %dir.display(), "unmounted");
         if self.mounts.is_empty() {
@@ -308,7 +431,7 @@ impl Server {
     /// Takes a mount that has ended by itself off the table; returns whether none is left.
     fn forget(&self, id: u64) -> bool {
         let mut changing = self.changing.lock();
-        if !self.mounts.remove(id) {
+        if !self.remove(id) {
             return false;
         }
         tracing::info!("a mount was ended from outside");
@@ -326,8 +449,17 @@ impl Server {
                     tracing::error!(%error, "a mount without a daemon stays behind");
                 }
             }
-            self.mounts.remove(mounted.id);
+            self.remove(mounted.id);
         }
+    }
+
+    /// Takes a mount off the table, and off the supervisor's hands.
+    fn remove(&self, id: u64) -> bool {
+        let removed = self.mounts.remove(id);
+        if removed {
+            self.keeper.tell(&ToSupervisor::Drop(id), &[]);
+        }
+        removed
     }
 
     pub(super) fn wait_until_closed(&self) -> Result<()> {

@@ -26,8 +26,11 @@ pub(super) fn execute(
     request: &Request,
 ) -> Result<Reply> {
     match request {
-        Request::Mount(_) | Request::Umount { .. } | Request::WaitUnmounted { .. } => {
-            Err(Error::new(ErrorKind::Unsupported, "mounts are not made here"))
+        Request::Mount(_)
+        | Request::Umount { .. }
+        | Request::WaitUnmounted { .. }
+        | Request::Upgrade { .. } => {
+            Err(Error::new(ErrorKind::Unsupported, "that is for the pool's daemon"))
         }
         Request::Status => Ok(Reply::Status(status(pool, mounts, daemon, path))),
         Request::VolumeCreate { volume, quota_bytes, labels } => {

@@ -2,7 +2,14 @@
 
 mod bad_input;
 mod commands;
+#[path = "../support/mapping.rs"]
+#[expect(dead_code, reason = "shared with the tests of mounts")]
+mod mapping;
 mod mounted;
+#[path = "../support/random.rs"]
+#[expect(dead_code, reason = "shared with the tests of mounts")]
+mod random;
 mod readme;
 #[path = "../support/place.rs"]
 mod support;
+mod takeover;

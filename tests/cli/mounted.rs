@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{AMBERFS, Place, can_mount, run};
+use crate::support::{AMBERFS, Place, can_mount, parent, run};
 
 fn mounts() -> String {
     fs::read_to_string("/proc/self/mounts").unwrap()
@@ -224,7 +224,7 @@ fn a_signal_detaches_what_is_busy() {
 }
 
 #[test]
-fn a_killed_daemon_loses_nothing_and_its_mount_can_be_taken_away() {
+fn killed_with_its_supervisor_a_daemon_loses_nothing_and_its_mount_can_be_taken_away() {
     if !can_mount() {
         return;
     }
@@ -232,7 +232,9 @@ fn a_killed_daemon_loses_nothing_and_its_mount_can_be_taken_away() {
     let mnt = place.mkdir("mnt");
     place.amberfs(&["mount", "--create", "pool", "mnt"]).ok();
     fs::write(mnt.join("file"), "kept").unwrap();
-    signal(pid(&place, "pool"), rustix::process::Signal::KILL);
+    let daemon = pid(&place, "pool");
+    signal(parent(daemon), rustix::process::Signal::KILL);
+    signal(daemon, rustix::process::Signal::KILL);
     wait_until("the mount is dead", || fs::read_dir(&mnt).is_err());
     place.amberfs(&["mount", "pool", "mnt"]).fails(1, &["daemon is gone", "amberfs umount"]);
     let said = place.amberfs(&["umount", "mnt"]);
