@@ -12,13 +12,16 @@ CRASHES ?= 20
 FILES ?= 70000
 SNAPSHOTS ?= 10000
 
-.PHONY: help build demo test lint soak doc install uninstall clean setup
+.PHONY: help build demo test lint soak doc install uninstall clean setup setup-programs
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup:
 	@scripts/setup.sh
+
+setup-programs:
+	@scripts/setup.sh programs
 
 build: setup ## the release binary, target/release/amberfs
 	$(CARGO) build --release --locked
@@ -27,17 +30,19 @@ demo: setup ## a pool, files, a snapshot, a look back, step by step, in a tempor
 	$(CARGO) build --locked
 	@scripts/demo.sh target/debug/amberfs
 
-test: setup lint ## everything that has to pass before a change is in
+test: setup-programs lint ## everything that has to pass before a change is in
 	AMBERFS_REQUIRE_FUSE=1 $(CARGO) test --locked
+	scripts/programs.sh target/debug/amberfs
 
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 
-soak: setup ## longer: many more random cases, then a large tree and thousands of snapshots on a mount
+soak: setup-programs ## longer: many more random cases, a large tree and thousands of snapshots, real programs
 	PROPTEST_CASES=$(CASES) AMBERFS_CRASH_RUNS=$(CRASHES) $(CARGO) test --release --locked --lib --tests
 	$(CARGO) build --release --locked
 	scripts/soak.sh target/release/amberfs $(FILES) $(SNAPSHOTS)
+	LONG=1 scripts/programs.sh target/release/amberfs
 
 doc: setup ## the API's documentation and the manual pages, in target/doc and docs/man
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sees to what building, the demonstration and the tests need beyond a Rust toolchain. Installs what
 # is missing with apt-get when run by root on Debian, and otherwise says what to install.
+# Usage: setup.sh [programs]     (programs: also what scripts/programs.sh runs on a mount)
 set -euo pipefail
 
 packages=()
@@ -16,10 +17,34 @@ need diff diffutils
 if [ "$(id -u)" -ne 0 ]; then
     need fusermount3 fuse3   # root mounts without it
 fi
+if [ "${1:-}" = programs ]; then
+    need git git
+    need rsync rsync
+    need sqlite3 sqlite3
+    need fio fio
+    need stress-ng stress-ng
+    need setfacl acl
+    need setcap libcap2-bin
+    need pgrep procps
+    need perl perl           # to make a socket
+    # Debian keeps the server's programs out of the PATH.
+    compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need initdb postgresql
+fi
+
+# Installing Debian's package also makes a database and starts a server, unless a file says not to. The file
+# is there for this installation only.
+no_database=/etc/postgresql-common/createcluster.d/amberfs-setup.conf
+forbid_database() {
+    [[ " ${packages[*]} " = *" postgresql "* ]] || return 0
+    mkdir -p "${no_database%/*}"
+    echo 'create_main_cluster = false' >"$no_database"
+    trap 'rm -f "$no_database"' EXIT
+}
 
 if [ "${#packages[@]}" -gt 0 ]; then
     if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
         echo "setup: installing ${packages[*]}"
+        forbid_database
         export DEBIAN_FRONTEND=noninteractive
         apt-get install -y --no-install-recommends "${packages[@]}" >/dev/null 2>&1 ||
             { apt-get update >/dev/null && apt-get install -y --no-install-recommends "${packages[@]}" >/dev/null; }
