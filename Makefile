@@ -11,8 +11,13 @@ CASES ?= 2000
 CRASHES ?= 20
 FILES ?= 70000
 SNAPSHOTS ?= 10000
+# Operations of fsx and of the exerciser together, times that the daemon is killed under load, and the size
+# in GiB of the file that is copied by sharing it.
+FSX ?= 10000000
+KILLS ?= 200
+SHARED ?= 10
 
-.PHONY: help build demo test lint soak doc install uninstall clean setup setup-programs
+.PHONY: help build demo test lint soak doc install uninstall clean setup setup-tests
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -20,8 +25,8 @@ help: ## list these commands
 setup:
 	@scripts/setup.sh
 
-setup-programs:
-	@scripts/setup.sh programs
+setup-tests:
+	@scripts/setup.sh tests
 
 build: setup ## the release binary, target/release/amberfs
 	$(CARGO) build --release --locked
@@ -30,7 +35,7 @@ demo: setup ## a pool, files, a snapshot, a look back, step by step, in a tempor
 	$(CARGO) build --locked
 	@scripts/demo.sh target/debug/amberfs
 
-test: setup-programs lint ## everything that has to pass before a change is in
+test: setup-tests lint ## everything that has to pass before a change is in
 	AMBERFS_REQUIRE_FUSE=1 $(CARGO) test --locked
 	scripts/programs.sh target/debug/amberfs
 
@@ -38,8 +43,9 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 
-soak: setup-programs ## longer: many more random cases, a large tree and thousands of snapshots, real programs
-	PROPTEST_CASES=$(CASES) AMBERFS_CRASH_RUNS=$(CRASHES) $(CARGO) test --release --locked --lib --tests
+soak: setup-tests ## longer: many more random cases, a large tree and thousands of snapshots, real programs
+	PROPTEST_CASES=$(CASES) AMBERFS_CRASH_RUNS=$(CRASHES) AMBERFS_FSX_OPERATIONS=$(FSX) AMBERFS_KILLS=$(KILLS) \
+		AMBERFS_SHARED_GIB=$(SHARED) $(CARGO) test --release --locked --lib --tests
 	$(CARGO) build --release --locked
 	scripts/soak.sh target/release/amberfs $(FILES) $(SNAPSHOTS)
 	LONG=1 scripts/programs.sh target/release/amberfs

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sees to what building, the demonstration and the tests need beyond a Rust toolchain. Installs what
 # is missing with apt-get when run by root on Debian, and otherwise says what to install.
-# Usage: setup.sh [programs]     (programs: also what scripts/programs.sh runs on a mount)
+# Usage: setup.sh [tests]     (tests: also the suites and programs that the tests run on a mount)
 set -euo pipefail
 
 packages=()
@@ -17,7 +17,8 @@ need diff diffutils
 if [ "$(id -u)" -ne 0 ]; then
     need fusermount3 fuse3   # root mounts without it
 fi
-if [ "${1:-}" = programs ]; then
+if [ "${1:-}" = tests ]; then
+    need mkfs.ext4 e2fsprogs # the filesystem that pjdfstest runs on for comparison
     need git git
     need rsync rsync
     need sqlite3 sqlite3
@@ -52,6 +53,12 @@ if [ "${#packages[@]}" -gt 0 ]; then
         echo "setup: missing: ${packages[*]}; install them with your package manager" >&2
         exit 1
     fi
+fi
+
+if [ "${1:-}" = tests ]; then
+    # Programs of cargo's own registry: a POSIX suite and a file system exerciser.
+    command -v pjdfstest >/dev/null 2>&1 || cargo install --locked --quiet pjdfstest@0.2.2
+    command -v fsx >/dev/null 2>&1 || cargo install --locked --quiet fsx@0.3.2
 fi
 
 if [ ! -e /dev/fuse ] && [ "$(id -u)" -eq 0 ]; then
