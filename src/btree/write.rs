@@ -49,7 +49,7 @@ impl<'a> Writeback<'a> {
                 self.buffer.extend_from_slice(page.as_slice());
                 at += 1;
             }
-            self.device.write_at(start.offset_bytes(), &self.buffer)?;
+            self.device.write_urgently(start.offset_bytes(), &self.buffer)?;
         }
         self.spare.extend(self.batch.drain(..).map(|(_, page)| page));
         Ok(())

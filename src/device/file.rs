@@ -12,6 +12,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::pool_dir::PoolLock;
+use super::reserve::Reserve;
 use super::{BlockDevice, range_end};
 
 /// What stands inside an [`io::Error`] of a [`FileDevice`]: which call failed, and where.
@@ -46,6 +47,8 @@ pub struct FileDevice {
     extending: Mutex<()>,
     /// The host said that it can't punch holes; zeros are written instead.
     no_holes: AtomicBool,
+    /// Space of the host for urgent writes.
+    reserve: Option<Reserve>,
     /// The pool's lock, which must outlive the last descriptor that can write to the pool.
     _lock: Option<Arc<PoolLock>>,
 }
@@ -54,20 +57,21 @@ impl FileDevice {
     /// Opens an existing file for reading and writing.
     pub fn open(path: &Path) -> io::Result<FileDevice> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        FileDevice::new(file, path, None)
+        FileDevice::new(file, path, None, None)
     }
 
     /// Creates a file that must not exist yet, readable by its owner alone.
     pub fn create(path: &Path) -> io::Result<FileDevice> {
         let file =
             OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        FileDevice::new(file, path, None)
+        FileDevice::new(file, path, None, None)
     }
 
     /// Takes an open file over; `lock` stays open for as long as the device exists.
     pub(super) fn new(
         file: File,
         path: &Path,
+        reserve: Option<Reserve>,
         lock: Option<Arc<PoolLock>>,
     ) -> io::Result<FileDevice> {
         let len_bytes = AtomicU64::new(file.metadata()?.len());
@@ -77,6 +81,7 @@ impl FileDevice {
             len_bytes,
             extending: Mutex::new(()),
             no_holes: AtomicBool::new(false),
+            reserve,
             _lock: lock,
         })
     }
@@ -136,6 +141,21 @@ impl BlockDevice for FileDevice {
             self.len_bytes.fetch_max(len_bytes, Ordering::AcqRel);
         }
         result.map_err(|cause| self.error("write", offset, bytes.len() as u64, cause))
+    }
+
+    fn write_urgently(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        match (self.write_at(offset, bytes), &self.reserve) {
+            (Err(error), Some(reserve))
+                if error.kind() == io::ErrorKind::StorageFull && reserve.give_up() =>
+            {
+                self.write_at(offset, bytes)
+            }
+            (written, _) => written,
+        }
+    }
+
+    fn keep_reserve(&self, len_bytes: u64) -> bool {
+        self.reserve.as_ref().is_none_or(|reserve| reserve.keep(len_bytes))
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -255,7 +275,7 @@ mod tests {
     fn a_full_host_is_storage_full() {
         let path = Path::new("/dev/full");
         let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
-        let device = FileDevice::new(file, path, None).unwrap();
+        let device = FileDevice::new(file, path, None, None).unwrap();
         let error = device.write_at(0, &[1]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }

@@ -34,6 +34,7 @@ mod file;
 mod memory;
 mod pool_dir;
 mod recording;
+mod reserve;
 
 use std::fmt::Debug;
 use std::io;
@@ -60,6 +61,19 @@ pub trait BlockDevice: Send + Sync + Debug {
 
     /// Writes all of `bytes` at `offset`, and extends the device when they go past its end.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// As [`BlockDevice::write_at`], for what can't be refused: on a full host it uses the space that
+    /// [`BlockDevice::keep_reserve`] has kept.
+    fn write_urgently(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_at(offset, bytes)
+    }
+
+    /// Keeps so many bytes of the host's space from others, for [`BlockDevice::write_urgently`]; false if
+    /// the host does not have them. Cheap while they are kept.
+    fn keep_reserve(&self, len_bytes: u64) -> bool {
+        let _ = len_bytes;
+        true
+    }
 
     /// Makes durable everything written, punched and grown before the call.
     fn sync(&self) -> io::Result<()>;

@@ -1,6 +1,7 @@
 //! The directory on the host that holds a pool.
 //!
-//! Files: `superblock`, `journal` and `data` are devices; `lock` is held with an exclusive flock for
+//! Files: `superblock`, `journal` and `data` are devices; `reserve` takes space of the host for the time
+//! when it is full; `lock` is held with an exclusive flock for
 //! as long as anything can write to them, so that exactly one process has the pool open (the kernel
 //! drops it when that process dies, however it dies). The number of the process stands in it, for
 //! messages only.
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::reserve::{RESERVE, Reserve};
 use super::{FileDevice, Storage};
 
 const LOCK: &str = "lock";
@@ -222,7 +224,7 @@ impl PoolDir {
     /// Of a pool that was opened, this removes the files, too.
     pub fn discard(self) -> Result<(), PoolDirError> {
         // The lock goes last: while the other files are there, nobody else may take them over.
-        for name in DEVICES.into_iter().chain([LOCK]) {
+        for name in DEVICES.into_iter().chain([RESERVE, LOCK]) {
             let path = self.path.join(name);
             fs::remove_file(&path).map_err(|error| failure("remove", &path, error))?;
         }
@@ -237,7 +239,7 @@ impl PoolDir {
 fn create_files(path: &Path, made_directory: bool) -> Result<PoolDir, PoolDirError> {
     // Only the creator of the lock goes on, so two creators never share a directory.
     let lock = take_lock(path, OpenOptions::new().create_new(true))?;
-    let mut made = vec![path.join(LOCK)];
+    let mut made = vec![path.join(LOCK), path.join(RESERVE)];
     let mut create = |name: &str| {
         let path = path.join(name);
         let file =
@@ -275,7 +277,12 @@ fn device(
     path: &Path,
     lock: &Arc<PoolLock>,
 ) -> Result<Arc<FileDevice>, PoolDirError> {
-    let result = file.and_then(|file| FileDevice::new(file, path, Some(lock.clone())));
+    let result = file.and_then(|file| {
+        let data = path.file_name().is_some_and(|name| name == DATA);
+        let dir = path.parent().filter(|_| data);
+        let reserve = dir.map(Reserve::open).transpose()?;
+        FileDevice::new(file, path, reserve, Some(lock.clone()))
+    });
     result.map(Arc::new).map_err(|error| failure(op, path, error))
 }
 
@@ -387,7 +394,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pool");
         let created = PoolDir::create(&path).unwrap();
-        assert_eq!(names(&path), ["data", "journal", "lock", "superblock"]);
+        assert_eq!(names(&path), ["data", "journal", "lock", "reserve", "superblock"]);
         created.storage().data.write_at(0, b"kept").unwrap();
         let error = PoolDir::open(&path).unwrap_err();
         let pid = Some(std::process::id());

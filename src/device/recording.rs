@@ -171,6 +171,10 @@ impl BlockDevice for RecordingDevice {
         Ok(())
     }
 
+    fn keep_reserve(&self, len_bytes: u64) -> bool {
+        self.inner.keep_reserve(len_bytes)
+    }
+
     fn available_bytes(&self) -> io::Result<u64> {
         self.inner.available_bytes()
     }

@@ -245,7 +245,7 @@ impl Pool {
     /// Puts file data from the journal in its place.
     fn replay_content(&self, addr: BlockNo, bytes: &[u8]) -> Result<()> {
         self.grow_to(addr.0 + (bytes.len() / BLOCK_SIZE) as u64)?;
-        let written = self.storage.data.write_at(addr.offset_bytes(), bytes);
+        let written = self.storage.data.write_urgently(addr.offset_bytes(), bytes);
         written.map_err(Error::io("writing data"))
     }
 

@@ -8,6 +8,9 @@ use crate::space::Class;
 
 /// Most that is kept back for deletes and checkpoints.
 const MAX_RESERVE_BLOCKS: u64 = (64 << 20) / BLOCK_SIZE as u64;
+/// Most of the host's space that is kept for checkpoints on a full host: half of what the dirty nodes may
+/// take under the default memory limit, and what a checkpoint writes as a rule.
+const MAX_HOST_RESERVE_BYTES: u64 = 32 << 20;
 /// The data file grows in steps: it is sparse, and a longer file costs nothing.
 const GROW_BLOCKS: u64 = (256 << 20) / BLOCK_SIZE as u64;
 /// Shares of the memory limit, in eighths: clean nodes; new dirty nodes that call for a checkpoint; new
@@ -88,14 +91,25 @@ impl Pool {
             self.checkpoint_if(&|| self.need(intent) == Need::Now)?;
         }
         if intent == Intent::Grow {
+            let total = self.space.lock().total_blocks();
+            // On a full host what is left is for deletes and checkpoints, as on a full pool.
+            if !self.keep_host_reserve(total) {
+                return Err(Error::NoSpace);
+            }
             let space = self.space.lock();
-            let reserve = self.reserve_blocks(space.total_blocks());
+            let reserve = self.reserve_blocks(total);
             let floor = Self::node_floor(intent, reserve);
             if space.free_blocks() <= reserve || space.node_blocks() <= floor {
                 return Err(Error::NoSpace);
             }
         }
         Ok(())
+    }
+
+    /// Keeps space of the host for checkpoints; false when the host has none.
+    fn keep_host_reserve(&self, total: u64) -> bool {
+        let bytes = self.reserve_blocks(total) * BLOCK_SIZE as u64;
+        self.storage.data.keep_reserve(bytes.min(MAX_HOST_RESERVE_BYTES))
     }
 
     /// How much an operation that is about to begin needs a checkpoint.

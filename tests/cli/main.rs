@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod commands;
+mod full_host;
 #[path = "../support/mapping.rs"]
 #[expect(dead_code, reason = "shared with the tests of mounts")]
 mod mapping;
