@@ -9,6 +9,16 @@ use crate::format::{BLOCK_SIZE, MAX_NAME};
 const INODE_SHARE: u64 = 512;
 
 impl Filesystem {
+    /// Fails with [`Error::NoSpace`] or [`Error::Quota`] unless so many bytes can still be written.
+    pub fn check_room(&self, bytes: u64) -> Result<(), Error> {
+        let space = self.volume.space();
+        match (bytes <= space.free_bytes, space.limited_by_quota) {
+            (true, _) => Ok(()),
+            (false, true) => Err(Error::Quota),
+            (false, false) => Err(Error::NoSpace),
+        }
+    }
+
     /// Returns the figures of the volume; of a snapshot its own: what it refers to, and nothing free.
     pub fn statfs(&self, node: NodeId) -> Result<StatFs, Error> {
         let figures = || {

@@ -159,7 +159,8 @@ impl Handle {
         Handle(if access == libc::O_RDONLY { 0 } else { Handle::WRITE })
     }
 
-    pub(super) fn writes(self) -> bool {
+    /// Whether it was opened for writing.
+    pub fn writes(self) -> bool {
         self.0 & Handle::WRITE != 0
     }
 }

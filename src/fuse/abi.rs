@@ -82,6 +82,8 @@ pub(crate) mod fattr {
 
 /// Single flags of requests and replies.
 pub(crate) mod flag {
+    /// `fuse_getattr_in`: there is a handle.
+    pub(crate) const GETATTR_FH: u32 = 1 << 0;
     /// `fuse_write_in`: written back from the page cache, the file handle is a guess.
     pub(crate) const WRITE_CACHE: u32 = 1 << 0;
     /// `fuse_write_in`: the write takes set-user-id and set-group-id away.

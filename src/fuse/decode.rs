@@ -47,7 +47,10 @@ pub(crate) enum Operation<'a> {
     BatchForget {
         forgets: Forgets<'a>,
     },
-    GetAttr,
+    GetAttr {
+        /// What the file is used through: the kernel needs its size to read or write.
+        handle: Option<u64>,
+    },
     SetAttr(SetAttr),
     ReadLink,
     Symlink {
@@ -273,7 +276,13 @@ impl<'a> Operation<'a> {
             opcode::LOOKUP => Operation::Lookup { name: c.string()? },
             opcode::FORGET => Operation::Forget { count: c.u64()? },
             opcode::BATCH_FORGET => decode_batch_forget(c)?,
-            opcode::GETATTR => Operation::GetAttr,
+            opcode::GETATTR => {
+                let flags = c.u32()?;
+                c.skip(4)?;
+                let handle = c.u64()?;
+                let used = flags & flag::GETATTR_FH != 0;
+                Operation::GetAttr { handle: used.then_some(handle) }
+            }
             opcode::STATX => Operation::Statx,
             opcode::SETATTR => Operation::SetAttr(decode_setattr(c)?),
             opcode::READLINK => Operation::ReadLink,

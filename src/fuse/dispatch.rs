@@ -12,16 +12,19 @@ use super::device::Device;
 use super::encode::Out;
 use super::flush::Flusher;
 use super::lane::Lane;
+use super::policy::Attributes;
 use super::reply::Reply;
+use super::room::{Room, bytes_to_write};
 use super::snapshot_dirs::SnapshotDirs;
 use super::worker::PageBuffer;
-use crate::fs::{Caller, Entry, Error, Filesystem, NodeId};
+use crate::fs::{Caller, Entry, Error, Filesystem, Handle, NodeId};
 
 /// What every thread that serves a mount shares.
 pub(crate) struct Context {
     pub(crate) fs: Arc<Filesystem>,
     pub(crate) device: Arc<Device>,
     pub(crate) flusher: Arc<Flusher>,
+    pub(crate) room: Room,
     /// Names the kernel's connection, in the journal too.
     pub(crate) session: u64,
     pub(crate) snapshot_dirs: SnapshotDirs,
@@ -65,6 +68,10 @@ impl Context {
             | Operation::SyncFs
             | Operation::Fallocate { .. }
             | Operation::CopyFileRange(_) => Some(Lane::Sync),
+            // Bringing in what other files have waits for workers.
+            Operation::GetAttr { handle: Some(handle) } => {
+                self.asks_before_writing(node, *handle).then_some(Lane::Sync)
+            }
             Operation::Lseek { .. } => self.is_open_for_write(node).then_some(Lane::Sync),
             Operation::MkDir { .. } | Operation::RmDir { .. } => {
                 node.is_snapshot_dir().then_some(Lane::Snapshot)
@@ -91,12 +98,12 @@ impl Context {
             Operation::Lookup { name } => self.lookup(&caller(0), node, name, reply),
             Operation::Forget { count } => self.forget(node, count, reply),
             Operation::BatchForget { forgets } => self.batch_forget(forgets, reply),
-            Operation::GetAttr => self.getattr(node, reply),
+            Operation::GetAttr { handle } => self.getattr(&header, handle, reply),
             Operation::Statx => self.statx(node, reply),
             Operation::SetAttr(set) => {
                 let attr = self.fs.setattr(&caller(0), node, &set);
                 finish(reply, attr, |reply, attr| {
-                    reply.data(Out::new().attr_out(node, &attr).bytes());
+                    reply.data(self.out().attr_out(node, &attr).bytes());
                 });
             }
             Operation::ReadLink => {
@@ -150,15 +157,48 @@ impl Context {
         Ok(names)
     }
 
-    fn getattr(&self, node: NodeId, reply: Reply) {
-        finish(reply, self.fs.getattr(node), |reply, attr| {
-            reply.data(Out::new().attr_out(node, &attr).bytes());
+    /// Begins a reply with attributes.
+    pub(crate) fn out(&self) -> Out {
+        Out::with(self.attributes())
+    }
+
+    /// Whether the kernel keeps attributes now.
+    pub(crate) fn attributes(&self) -> Attributes {
+        if self.room.is_short() { Attributes::Asked } else { Attributes::Kept }
+    }
+
+    fn getattr(&self, header: &Header, handle: Option<u64>, reply: Reply) {
+        let node = NodeId(header.node);
+        let attr = match handle.filter(|handle| self.asks_before_writing(node, *handle)) {
+            Some(_) => self.admit_write(header.pid).and_then(|()| self.fs.getattr(node)),
+            None => self.fs.getattr(node),
+        };
+        finish(reply, attr, |reply, attr| {
+            reply.data(self.out().attr_out(node, &attr).bytes());
         });
+    }
+
+    /// Whether the kernel may ask for a file's size because it is about to write.
+    fn asks_before_writing(&self, node: NodeId, handle: u64) -> bool {
+        self.room.is_short() && node.is_live() && Handle(handle).writes()
+    }
+
+    /// Refuses a write that there is no room for; the caller waits for the size of the file.
+    fn admit_write(&self, thread: u32) -> Result<(), Error> {
+        let Some(bytes) = bytes_to_write(thread) else { return Ok(()) };
+        self.room.admit(&self.fs, bytes, || self.flusher.flush(&self.fs.open_for_write()))
+    }
+
+    /// Data has come, or (none) a file is opened for writing: the room may have become short.
+    pub(crate) fn look_at_room(&self, bytes: u64) {
+        if self.room.look(&self.fs, bytes) {
+            self.flusher.forget_attributes(&self.fs.open_for_write());
+        }
     }
 
     fn statx(&self, node: NodeId, reply: Reply) {
         finish(reply, self.fs.getattr(node), |reply, attr| {
-            reply.data(Out::new().statx(node, &attr).bytes());
+            reply.data(self.out().statx(node, &attr).bytes());
         });
     }
 
@@ -166,7 +206,7 @@ impl Context {
     pub(crate) fn entry(&self, reply: Reply, result: Result<Entry, Error>) {
         finish(reply, result, |reply, entry| {
             self.snapshot_dirs.looked_up(entry.node);
-            if !reply.deliver(Out::new().entry(&entry).bytes()) {
+            if !reply.deliver(self.out().entry(&entry).bytes()) {
                 self.take_back(entry.node, 1);
             }
         });

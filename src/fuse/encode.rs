@@ -1,7 +1,7 @@
 //! Replies' bytes: attributes, entries, open files, directory listings.
 
 use super::abi::{flag, statx};
-use super::policy;
+use super::policy::{self, Attributes};
 use crate::format::Timestamp;
 use crate::fs::{Attr, DirEntry, Entry, NodeId, StatFs};
 
@@ -17,6 +17,7 @@ const DIRENT_BYTES: usize = 24;
 pub(crate) struct Out {
     buffer: [u8; OUT_BYTES],
     len: usize,
+    attributes: Attributes,
 }
 
 macro_rules! integers {
@@ -29,7 +30,12 @@ macro_rules! integers {
 
 impl Out {
     pub(crate) fn new() -> Self {
-        Out { buffer: [0; OUT_BYTES], len: 0 }
+        Self::with(Attributes::Kept)
+    }
+
+    /// For a reply with attributes.
+    pub(crate) fn with(attributes: Attributes) -> Self {
+        Out { buffer: [0; OUT_BYTES], len: 0, attributes }
     }
 
     integers!(u16: u16, u32: u32, u64: u64, i64: i64);
@@ -66,7 +72,8 @@ impl Out {
     /// `fuse_entry_out`; its generation is always 0, because node ids are never reused.
     pub(crate) fn entry(&mut self, entry: &Entry) -> &mut Self {
         self.u64(entry.node.0).u64(0);
-        self.u64(policy::entry_seconds(entry)).u64(policy::attr_seconds(entry.node));
+        let attr_seconds = policy::attr_seconds(entry.node, self.attributes);
+        self.u64(policy::entry_seconds(entry)).u64(attr_seconds);
         self.u32(0).u32(0).attr(&entry.attr)
     }
 
@@ -78,7 +85,8 @@ impl Out {
 
     /// `fuse_attr_out`.
     pub(crate) fn attr_out(&mut self, node: NodeId, attr: &Attr) -> &mut Self {
-        self.u64(policy::attr_seconds(node)).u32(0).u32(0).attr(attr)
+        let seconds = policy::attr_seconds(node, self.attributes);
+        self.u64(seconds).u32(0).u32(0).attr(attr)
     }
 
     /// `fuse_open_out`.
@@ -95,7 +103,8 @@ impl Out {
 
     /// `fuse_statx_out`.
     pub(crate) fn statx(&mut self, node: NodeId, a: &Attr) -> &mut Self {
-        self.u64(policy::attr_seconds(node)).u32(0).u32(0).zeros(16);
+        let seconds = policy::attr_seconds(node, self.attributes);
+        self.u64(seconds).u32(0).u32(0).zeros(16);
         self.u32(statx::BASIC_STATS | statx::BTIME).u32(a.block_size).u64(0);
         self.u32(a.nlink).u32(a.uid).u32(a.gid);
         // The mode is 16 bits here; it has no bits beyond them.
@@ -138,12 +147,13 @@ pub(crate) struct Listing<'a> {
     buffer: &'a mut [u8],
     len: usize,
     plus: bool,
+    attributes: Attributes,
 }
 
 impl<'a> Listing<'a> {
     /// `buffer` is as long as the kernel takes.
-    pub(crate) fn new(buffer: &'a mut [u8], plus: bool) -> Self {
-        Listing { buffer, len: 0, plus }
+    pub(crate) fn new(buffer: &'a mut [u8], plus: bool, attributes: Attributes) -> Self {
+        Listing { buffer, len: 0, plus, attributes }
     }
 
     /// Adds an entry; false when it does not fit any more, and nothing has been added.
@@ -153,7 +163,7 @@ impl<'a> Listing<'a> {
         let used = prefix + entry.name.len();
         let len = used.next_multiple_of(8);
         let Some(target) = self.buffer.get_mut(self.len..self.len + len) else { return false };
-        let mut out = Out::new();
+        let mut out = Out::with(self.attributes);
         match (self.plus, &entry.entry) {
             (false, _) => {}
             (true, Some(entry)) => {
@@ -247,6 +257,16 @@ mod tests {
     }
 
     #[test]
+    fn attributes_that_are_asked_for_have_no_timeout() {
+        let seconds = |node| {
+            let mut out = Out::with(Attributes::Asked);
+            u64_at(out.attr_out(node, &attr()).bytes(), 0)
+        };
+        assert_eq!(seconds(NodeId(7)), 0);
+        assert_eq!(seconds(NodeId(1 << 63 | 7)), policy::UNLIMITED_SECONDS, "a snapshot's");
+    }
+
+    #[test]
     fn listing_aligns_and_refuses_what_does_not_fit() {
         let mut buffer = [0xff; 64];
         let entry = DirEntry {
@@ -256,7 +276,7 @@ mod tests {
             cookie: 11,
             entry: None,
         };
-        let mut listing = Listing::new(&mut buffer, false);
+        let mut listing = Listing::new(&mut buffer, false, Attributes::Kept);
         assert!(listing.push(&entry) && listing.push(&entry));
         assert!(!listing.push(&entry));
         assert_eq!(listing.bytes().len(), 64);
@@ -275,7 +295,7 @@ mod tests {
             cookie: 1,
             entry: Some(plus),
         };
-        let mut listing = Listing::new(&mut buffer, true);
+        let mut listing = Listing::new(&mut buffer, true, Attributes::Kept);
         assert!(listing.push(&entry) && !listing.push(&entry));
         assert_eq!(listing.bytes().len(), 160);
         assert_eq!(u64_at(&buffer, 128), 9);

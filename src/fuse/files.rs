@@ -40,6 +40,7 @@ impl Context {
             Operation::Write { handle, offset, data, cached, kill_suidgid } => {
                 let flags = WriteFlags { cached, kill_suidgid };
                 let written = self.fs.write(node, Handle(handle), offset, data, flags);
+                self.look_at_room(data.len() as u64);
                 finish(reply, written, |reply, len| reply.data(count(len as u64).bytes()));
             }
             Operation::Release { handle } => {
@@ -58,7 +59,7 @@ impl Context {
                 }
             }),
             Operation::ReadDir { offset, size, plus } => {
-                let listing = Listing::new(scratch.take(size), plus);
+                let listing = Listing::new(scratch.take(size), plus, self.attributes());
                 self.readdir(&caller(0), node, offset, plus, listing, reply);
             }
             Operation::ReleaseDir { handle } => {
@@ -92,6 +93,13 @@ impl Context {
     /// Replies to OPEN.
     pub(super) fn opened(&self, node: NodeId, opened: Result<Handle, Error>, reply: Reply) {
         finish(reply, opened, |reply, handle| {
+            if handle.writes() {
+                self.look_at_room(0);
+                // The kernel may have the attributes from a time when there was plenty.
+                if self.room.is_short() {
+                    self.flusher.forget_attributes(&[node]);
+                }
+            }
             if !reply.deliver(Out::new().open(handle.0, file_open_flags()).bytes()) {
                 self.fs.release(node, handle);
             }
@@ -101,7 +109,8 @@ impl Context {
     /// Replies to CREATE and TMPFILE.
     pub(super) fn created(&self, reply: Reply, result: Result<(Entry, Handle), Error>) {
         finish(reply, result, |reply, (entry, handle)| {
-            let mut out = Out::new();
+            self.look_at_room(0);
+            let mut out = self.out();
             out.entry(&entry).open(handle.0, file_open_flags());
             if !reply.deliver(out.bytes()) {
                 self.fs.release(entry.node, handle);

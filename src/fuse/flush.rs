@@ -80,6 +80,15 @@ impl Flusher {
         self.bring_in(helper, &[node.0], How::Pages);
     }
 
+    /// Has the kernel ask for the attributes of these nodes again.
+    pub(crate) fn forget_attributes(&self, nodes: &[NodeId]) {
+        for node in nodes {
+            if let Err(error) = self.notifier.inval_attributes(node.0) {
+                tracing::debug!(node = node.0, %error, "attributes stay with the kernel");
+            }
+        }
+    }
+
     /// Returns those of the nodes that the kernel has nothing of; none where it can't be asked.
     pub(crate) fn absent(&self, nodes: &[NodeId]) -> Vec<NodeId> {
         let helper = self.helpers.as_ref().map(|(_, write_back)| write_back);

@@ -4,7 +4,7 @@
 //! served here. A request is read by a [`worker`], decoded ([`decode`]), carried out
 //! ([`dispatch`], [`names`], [`files`]) and answered ([`encode`], [`reply`]). What may wait long is
 //! put into a [`lane`]. What the kernel may cache is in [`policy`]; what it is told when that
-//! changes, in [`notify`]; what happens to requests that a dead daemon had, in [`resent`]; how its dirty pages are brought in before a snapshot, in [`flush`].
+//! changes, in [`notify`]; what happens to requests that a dead daemon had, in [`resent`]; how a full volume is told, in [`room`]; how its dirty pages are brought in before a snapshot, in [`flush`].
 //!
 //! Invariants:
 //! 1. Every request that wants a reply gets one, whatever its handler does ([`reply`]).
@@ -37,6 +37,7 @@ mod policy;
 mod refuse;
 mod reply;
 mod resent;
+mod room;
 mod snapshot_dirs;
 mod sys;
 mod worker;

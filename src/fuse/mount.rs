@@ -20,6 +20,7 @@ use super::dispatch::Context;
 use super::flush::Flusher;
 use super::lane::Lanes;
 use super::notify::Notifier;
+use super::room::Room;
 use super::snapshot_dirs::SnapshotDirs;
 use super::{backing, handshake, sys, worker};
 use crate::fs::{Filesystem, NodeId};
@@ -340,7 +341,14 @@ impl Mount {
         fs.set_flush_hook(Some(Box::new(move |nodes: &[NodeId]| hook.flush(nodes))));
         let snapshot_dirs = SnapshotDirs::new(notifier);
         let session = options.session;
-        let context = Arc::new(Context { fs, device, flusher, session, snapshot_dirs });
+        let context = Arc::new(Context {
+            fs,
+            device,
+            flusher,
+            room: Room::default(),
+            session,
+            snapshot_dirs,
+        });
         let alive = Arc::new(Alive::default());
         Mount { dir, device_number: 0, resends: true, alive, context }
     }

@@ -15,9 +15,20 @@ pub(crate) fn entry_seconds(entry: &Entry) -> u64 {
     if entry.cacheable { UNLIMITED_SECONDS } else { 0 }
 }
 
+/// Whether the kernel keeps the attributes of live files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Attributes {
+    /// Until they change.
+    #[default]
+    Kept,
+    /// Not at all: it asks before it uses them.
+    Asked,
+}
+
 /// How long a node's attributes stay valid.
-pub(crate) fn attr_seconds(node: NodeId) -> u64 {
-    if node.is_snapshot_dir() { 0 } else { UNLIMITED_SECONDS }
+pub(crate) fn attr_seconds(node: NodeId, attributes: Attributes) -> u64 {
+    let asked = attributes == Attributes::Asked && node.is_live();
+    if node.is_snapshot_dir() || asked { 0 } else { UNLIMITED_SECONDS }
 }
 
 /// Whether the kernel may remember that `parent` has no such name.

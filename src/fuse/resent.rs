@@ -54,7 +54,7 @@ impl Context {
                 self.opened(node, self.fs.open(node, flags.cast_signed() & !DONE), reply);
             }
             Operation::SetAttr(_) => finish(reply, self.fs.getattr(node), |reply, attr| {
-                reply.data(Out::new().attr_out(node, &attr).bytes());
+                reply.data(self.out().attr_out(node, &attr).bytes());
             }),
             Operation::Write { .. } => reply.data(count(result).bytes()),
             Operation::CopyFileRange(copy) => reply.data(copied(copy.wide, result).bytes()),

@@ -7,6 +7,7 @@ mod attributes;
 mod compare;
 mod data;
 mod directories;
+mod full;
 mod lifecycle;
 mod locks;
 #[path = "../support/mapping.rs"]

@@ -46,11 +46,20 @@ impl TestMount {
         Self::with(MountOptions { flush_program: Some(program), ..MountOptions::default() })
     }
 
+    /// On a pool of so many bytes.
+    pub(crate) fn of_size(size_bytes: u64) -> Self {
+        Self::made(MountOptions::default(), size_bytes)
+    }
+
     pub(crate) fn with(mount_options: MountOptions) -> Self {
+        Self::made(mount_options, 2 << 30)
+    }
+
+    fn made(mount_options: MountOptions, size_bytes: u64) -> Self {
         let (dir, pool_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let lock = PoolDir::create(&pool_dir.path().join("pool")).unwrap();
         let create = CreateOptions {
-            size_bytes: Some(2 << 30),
+            size_bytes: Some(size_bytes),
             journal_bytes: 16 << 20,
             uuid: [1; 16],
             seed: [2; 32],
@@ -81,6 +90,11 @@ impl TestMount {
 
     pub(crate) fn fs(&self) -> Arc<Filesystem> {
         Arc::clone(&self.mounted.as_ref().unwrap().fs)
+    }
+
+    pub(crate) fn set_quota(&self, bytes: u64) {
+        let pool = &self.mounted.as_ref().unwrap().pool;
+        pool.set_volume("main", Some(Some(bytes)), &[]).unwrap();
     }
 
     pub(crate) fn mount(&self) -> &Mount {

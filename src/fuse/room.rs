@@ -1,0 +1,121 @@
+//! Little room: a write(2) that there is no space for must say so itself.
+//!
+//! With the writeback cache a write ends in the kernel, and the daemon gets the pages later; an error then
+//! shows at close or fsync, where few programs look. So while there is little room ([`SHORT_BYTES`]) the
+//! attributes of files are not kept by the kernel, which then asks for the size of a file before each write
+//! to it, with the handle that is written through. The answer to that question is where a write is
+//! refused.
+//!
+//! What has been admitted and has not come yet is *promised*. When a promise would exceed what is free, the
+//! dirty pages are brought in first, so that free is what is left then. Only the kernel's question is
+//! known, not what for: reads at a file's end ask it, too. So the caller's system call is looked up
+//! (`/proc/PID/syscall`), which says how much is to be written; where it can't be, the write is admitted.
+//!
+//! Absent on purpose: files that were opened with plenty of room are written ahead as far as the kernel
+//! likes. What it holds when the room runs out may be more than is left; then later writes are refused, and
+//! of those before, close and fsync tell.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::fs::{Error, Filesystem};
+
+/// With less than that free, each write is asked for.
+const SHORT_BYTES: u64 = 64 << 20;
+/// Bytes written between two looks at what is free, while there is plenty.
+const LOOK_EVERY_BYTES: u64 = 16 << 20;
+/// A write's first and last block may be new without being whole.
+const PARTIAL_BYTES: u64 = 2 * 4096;
+
+/// What a mount knows of its volume's room.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    short: AtomicBool,
+    /// Bytes that came since the last look.
+    unseen: AtomicU64,
+    /// Bytes of admitted writes, as far as they may not have come.
+    promised: Mutex<u64>,
+}
+
+impl Room {
+    /// Whether each write is to be asked for.
+    pub(crate) fn is_short(&self) -> bool {
+        self.short.load(Ordering::Acquire)
+    }
+
+    /// A file is opened for writing, or `bytes` of data have come; returns whether room has just become short.
+    pub(crate) fn look(&self, fs: &Filesystem, bytes: u64) -> bool {
+        let unseen = self.unseen.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if bytes > 0 && unseen < LOOK_EVERY_BYTES && !self.is_short() {
+            return false;
+        }
+        self.unseen.store(0, Ordering::Relaxed);
+        let short = fs.volume().space().free_bytes < SHORT_BYTES;
+        !self.short.swap(short, Ordering::AcqRel) && short
+    }
+
+    /// Admits a write of `bytes`, or refuses it. `bring_in` makes the kernel pass on what it holds.
+    pub(crate) fn admit(
+        &self,
+        fs: &Filesystem,
+        bytes: u64,
+        bring_in: impl FnOnce(),
+    ) -> Result<(), Error> {
+        let wanted = bytes.saturating_add(PARTIAL_BYTES);
+        if self.promise(fs, wanted) {
+            return Ok(());
+        }
+        *self.promised.lock() = 0;
+        bring_in();
+        if self.promise(fs, wanted) { Ok(()) } else { fs.check_room(wanted) }
+    }
+
+    fn promise(&self, fs: &Filesystem, wanted: u64) -> bool {
+        let mut promised = self.promised.lock();
+        let fits = promised.saturating_add(wanted) <= fs.volume().space().free_bytes;
+        if fits {
+            *promised += wanted;
+        }
+        fits
+    }
+}
+
+/// Bytes that a waiting thread's system call is to write; none if it is no such call, or can't be seen.
+pub(crate) fn bytes_to_write(thread: u32) -> Option<u64> {
+    let call = std::fs::read_to_string(format!("/proc/{thread}/syscall")).ok()?;
+    parse(&call)
+}
+
+/// Reads `NUMBER 0xARGUMENT...`.
+fn parse(call: &str) -> Option<u64> {
+    let mut fields = call.split_ascii_whitespace();
+    let number: i64 = fields.next()?.parse().ok()?;
+    let mut argument = |skip| u64::from_str_radix(fields.nth(skip)?.strip_prefix("0x")?, 16).ok();
+    match number {
+        libc::SYS_write | libc::SYS_pwrite64 => argument(2),
+        libc::SYS_sendfile => argument(3),
+        libc::SYS_splice => argument(4),
+        // The lengths stand in the caller's memory: as if it were a page.
+        libc::SYS_writev | libc::SYS_pwritev | libc::SYS_pwritev2 => Some(4096),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_calls_that_write_and_how_much() {
+        let call = |number: i64| format!("{number} 0x3 0x7ffd 0x2000 0x4000 0x10 0x0 0x7f 0x55\n");
+        assert_eq!(parse(&call(libc::SYS_write)), Some(0x2000));
+        assert_eq!(parse(&call(libc::SYS_pwrite64)), Some(0x2000));
+        assert_eq!(parse(&call(libc::SYS_sendfile)), Some(0x4000));
+        assert_eq!(parse(&call(libc::SYS_splice)), Some(0x10));
+        assert_eq!(parse(&call(libc::SYS_writev)), Some(4096));
+        assert_eq!(parse(&call(libc::SYS_read)), None);
+        assert_eq!(parse("running\n"), None);
+        assert_eq!(parse("1 0x3"), None);
+    }
+}

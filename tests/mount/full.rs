@@ -1,0 +1,100 @@
+//! A full volume: the call that there is no space for says so, and what was acknowledged is there.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::process::Command;
+
+use crate::support::TestMount;
+
+fn errno(error: &io::Error) -> Option<i32> {
+    error.raw_os_error()
+}
+
+/// Writes in steps of `step` bytes until a call fails; returns what was acknowledged, and the error.
+fn fill(file: &mut File, step: usize) -> (u64, io::Error) {
+    let bytes = vec![7; step];
+    let mut done = 0;
+    loop {
+        match file.write(&bytes) {
+            Ok(len) => done += len as u64,
+            Err(error) => return (done, error),
+        }
+    }
+}
+
+#[test]
+fn a_write_that_does_not_fit_fails_itself_and_all_before_it_are_there() {
+    for step in [100_000, 4096, 1 << 20] {
+        let m = TestMount::of_size(48 << 20);
+        let mut options = OpenOptions::new();
+        let mut file = options.read(true).write(true).create(true).open(m.path("f")).unwrap();
+        let (done, error) = fill(&mut file, step);
+        assert_eq!(errno(&error), Some(libc::ENOSPC));
+        assert!(done > 20 << 20, "{done} bytes of 48 MiB");
+        file.sync_all().expect("what was acknowledged can be made durable");
+        file.seek(SeekFrom::Start(0)).unwrap();
+        let mut bytes = Vec::new();
+        // Behind the end, too, through a handle that writes: reading is not refused.
+        file.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes.len() as u64, done);
+        assert!(bytes.iter().all(|byte| *byte == 7));
+        assert_eq!(file.seek(SeekFrom::End(0)).unwrap(), done);
+        assert_eq!(fs::metadata(m.path("f")).unwrap().len(), done);
+        drop(file);
+        fs::remove_file(m.path("f")).unwrap();
+        let mut again = File::create(m.path("g")).unwrap();
+        again.write_all(&vec![8; 10 << 20]).unwrap();
+        again.sync_all().unwrap();
+    }
+}
+
+#[test]
+fn two_writers_share_what_is_left() {
+    let m = TestMount::of_size(48 << 20);
+    let mut files = ["a", "b"].map(|name| File::create(m.path(name)).unwrap());
+    let (mut done, mut failed) = ([0u64; 2], [false; 2]);
+    while failed != [true; 2] {
+        for n in 0..2 {
+            match files[n].write(&vec![n as u8 + 1; 300_000]) {
+                Ok(len) if !failed[n] => done[n] += len as u64,
+                Ok(len) => panic!("{len} bytes more after an error"),
+                Err(error) => {
+                    assert_eq!(errno(&error), Some(libc::ENOSPC));
+                    failed[n] = true;
+                }
+            }
+        }
+    }
+    for (n, name) in ["a", "b"].into_iter().enumerate() {
+        files[n].sync_all().unwrap();
+        let bytes = fs::read(m.path(name)).unwrap();
+        assert!(bytes.len() as u64 == done[n] && bytes.iter().all(|byte| *byte == n as u8 + 1));
+    }
+}
+
+#[test]
+fn a_shells_redirect_says_so() {
+    let m = TestMount::of_size(48 << 20);
+    fs::write(m.path("there"), "x").unwrap();
+    let (_, error) = fill(&mut File::create(m.path("f")).unwrap(), 1 << 20);
+    assert_eq!(errno(&error), Some(libc::ENOSPC));
+    let script = "head -c 3000000 /dev/zero >> there";
+    let said = Command::new("bash").arg("-c").arg(script).current_dir(m.root()).output().unwrap();
+    let text = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(!said.status.success() && text.contains("No space left on device"), "{text}");
+    assert_eq!(fs::read_to_string(m.path("there")).unwrap().trim_end_matches('\0'), "x");
+}
+
+#[test]
+fn a_quota_is_told_as_such() {
+    let m = TestMount::of_size(1 << 30);
+    m.set_quota(8 << 20);
+    let mut file = File::create(m.path("f")).unwrap();
+    let (done, error) = fill(&mut file, 65536);
+    assert_eq!(errno(&error), Some(libc::EDQUOT));
+    assert!(done > 6 << 20 && done <= 8 << 20, "{done}");
+    file.sync_all().unwrap();
+    m.set_quota(64 << 20);
+    file.write_all(&vec![1; 4 << 20]).unwrap();
+    file.sync_all().unwrap();
+}
