@@ -13,6 +13,7 @@ if ! command -v cargo >/dev/null 2>&1; then
 fi
 need cc gcc libc6-dev        # the linker, and the assembly of the hash function
 need getfattr attr           # to show a snapshot's figures
+need setfacl acl             # the tests compare what the tools show
 need diff diffutils
 if [ "$(id -u)" -ne 0 ]; then
     need fusermount3 fuse3   # root mounts without it

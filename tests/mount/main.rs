@@ -3,6 +3,7 @@
 //! A mount that cannot be made fails the test: without /dev/fuse and the right to mount there is
 //! nothing here that could be called tested.
 
+mod acls;
 mod attributes;
 mod compare;
 mod data;
@@ -18,4 +19,7 @@ mod p1;
 mod random;
 mod snapshots;
 mod support;
+mod sys;
+mod twin;
+mod unnamed;
 mod xattrs;
