@@ -7,7 +7,7 @@ use super::records::Records;
 use super::types::{Attr, Caller, DirEntry, Entry, Handle};
 use super::{Filesystem, NodeId, NodeKind, SnapDir};
 use crate::format::{
-    Dirent, FileKind, InodeNo, Key, KeyKind, MAX_NAME, MAX_SUB, ROOT_INODE, dirent_chain,
+    Dirent, FileKind, Inode, InodeNo, Key, KeyKind, MAX_NAME, MAX_SUB, ROOT_INODE, dirent_chain,
 };
 use crate::pool::Intent;
 use crate::pool::Reader;
@@ -102,9 +102,9 @@ impl Filesystem {
         self.report(node, result)
     }
 
-    /// Closes a directory.
-    pub fn releasedir(&self, node: NodeId, handle: Handle) {
-        self.release(node, handle);
+    /// Closes a directory; as [`Filesystem::release`].
+    pub fn releasedir(&self, node: NodeId, handle: Handle) -> bool {
+        self.release(node, handle)
     }
 
     /// Lists a directory from a position on, 0 for the beginning, until `each` returns false: that entry
@@ -220,28 +220,37 @@ impl Filesystem {
     }
 
     /// Sets the access time if the file was opened and this is the first time that it is read, and the
-    /// time is behind the others or a day old.
-    pub(super) fn touch_atime(&self, ino: InodeNo) {
+    /// time is behind the others or a day old. Returns whether it did.
+    pub(super) fn touch_atime(&self, ino: InodeNo) -> bool {
         const DAY: i64 = 86400;
         if !self.nodes.take_atime_due(ino) {
-            return;
+            return false;
         }
-        let touch = || -> Result<(), Error> {
-            let mut tx = self.begin(Intent::Shrink)?;
-            let Some(mut inode) = tx.find_inode(ino)? else { return Ok(()) };
-            let now = tx.now();
+        let now = self.volume.pool().now();
+        let is_behind = |inode: &Inode| {
             let newest = inode.mtime.max(inode.ctime);
-            if inode.atime > newest && now.sec.saturating_sub(inode.atime.sec) < DAY {
-                return Ok(());
+            inode.atime <= newest || now.sec.saturating_sub(inode.atime.sec) >= DAY
+        };
+        let touch = || -> Result<bool, Error> {
+            // As a rule there is nothing to do, and others need not be kept waiting for that.
+            let found = self.head.read()?.reader().find_inode(ino)?;
+            if !found.is_some_and(|inode| is_behind(&inode)) {
+                return Ok(false);
             }
-            inode.atime = now;
+            let mut tx = self.begin(Intent::Shrink)?;
+            let Some(mut inode) = tx.find_inode(ino)? else { return Ok(false) };
+            if !is_behind(&inode) {
+                return Ok(false);
+            }
+            inode.atime = tx.now();
             tx.put_inode(ino, &inode);
-            tx.commit()
+            tx.commit().map(|()| true)
         };
         // Reading works on a pool that can't be written to.
-        if let Err(error) = touch() {
+        touch().unwrap_or_else(|error| {
             tracing::debug!(inode = ino.0, "access time not kept: {error}");
-        }
+            false
+        })
     }
 
     /// Whether access times are kept at all.

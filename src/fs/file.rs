@@ -39,27 +39,35 @@ impl Filesystem {
                 return Err(Error::IsDirectory);
             }
             if self.is_mutable(node) {
-                let atime = self.keeps_atime() && flags & libc::O_NOATIME == 0;
+                let atime = self.keeps_atime() && handle.touches();
                 self.nodes.opened(ino, handle.writes(), atime);
             }
         }
         if cuts {
             let now = Some(SetTime::Now);
             let cut = SetAttr { size: Some(0), mtime: now, ..SetAttr::default() };
-            self.setattr(&Caller::root(), node, &cut)
-                .inspect_err(|_| self.release(node, handle))?;
+            self.setattr(&Caller::root(), node, &cut).inspect_err(|_| {
+                self.release(node, handle);
+            })?;
         }
         Ok(handle)
     }
 
-    /// Closes a file; one without a name that nobody holds any more ends.
-    pub fn release(&self, node: NodeId, handle: Handle) {
-        if let NodeKind::Live(ino) = node.kind()
-            && self.only.is_none()
-            && self.nodes.released(ino, handle.writes())
-        {
+    /// Closes a file; one without a name that nobody holds any more ends. Returns whether this has changed
+    /// the access time.
+    ///
+    /// What the kernel reads from its cache is not seen here: an open for reading alone, from which nothing
+    /// was read by [`Filesystem::read`], counts as one that was read from.
+    pub fn release(&self, node: NodeId, handle: Handle) -> bool {
+        let NodeKind::Live(ino) = node.kind() else { return false };
+        if self.only.is_some() {
+            return false;
+        }
+        let touched = handle.only_touches() && self.touch_atime(ino);
+        if self.nodes.released(ino, handle.writes()) {
             self.end_orphan_quietly(ino);
         }
+        touched
     }
 
     /// Returns a symbolic link's target.
@@ -88,7 +96,6 @@ impl Filesystem {
         offset: u64,
         buf: &mut [u8],
     ) -> Result<usize, Error> {
-        let _ = handle;
         let result = self.source_of(node).and_then(|(source, ino)| {
             if !self.is_mutable(node) {
                 return read_at(&source, ino, offset, buf);
@@ -97,7 +104,9 @@ impl Filesystem {
                 let _content = self.content.shared(ino);
                 read_at(&source, ino, offset, buf)?
             };
-            self.touch_atime(ino);
+            if handle.touches() {
+                self.touch_atime(ino);
+            }
             Ok(done)
         });
         if result == Err(Error::Stale) {

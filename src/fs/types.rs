@@ -153,10 +153,26 @@ pub struct Handle(pub u64);
 
 impl Handle {
     const WRITE: u64 = 1;
+    const READ: u64 = 2;
+    const NOATIME: u64 = 4;
 
     pub(super) fn from_flags(flags: i32) -> Handle {
-        let access = flags & libc::O_ACCMODE;
-        Handle(if access == libc::O_RDONLY { 0 } else { Handle::WRITE })
+        let access = match flags & libc::O_ACCMODE {
+            libc::O_RDONLY => Handle::READ,
+            libc::O_WRONLY => Handle::WRITE,
+            _ => Handle::READ | Handle::WRITE,
+        };
+        Handle(access | if flags & libc::O_NOATIME == 0 { 0 } else { Handle::NOATIME })
+    }
+
+    /// Whether reading through it may change the access time.
+    pub(super) fn touches(self) -> bool {
+        self.0 & (Handle::READ | Handle::NOATIME) == Handle::READ
+    }
+
+    /// Whether it is for reading and nothing else, and that may change the access time.
+    pub(super) fn only_touches(self) -> bool {
+        self.touches() && !self.writes()
     }
 
     /// Whether it was opened for writing.

@@ -13,6 +13,7 @@ use super::encode::Out;
 use super::flush::Flusher;
 use super::lane::Lane;
 use super::policy::Attributes;
+use super::notify::Notifier;
 use super::reply::Reply;
 use super::room::{Room, bytes_to_write};
 use super::snapshot_dirs::SnapshotDirs;
@@ -23,6 +24,7 @@ use crate::fs::{Caller, Entry, Error, Filesystem, Handle, NodeId};
 pub(crate) struct Context {
     pub(crate) fs: Arc<Filesystem>,
     pub(crate) device: Arc<Device>,
+    pub(crate) notifier: Notifier,
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) room: Room,
     /// Names the kernel's connection, in the journal too.

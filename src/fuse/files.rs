@@ -44,8 +44,7 @@ impl Context {
                 finish(reply, written, |reply, len| reply.data(count(len as u64).bytes()));
             }
             Operation::Release { handle } => {
-                self.fs.release(node, Handle(handle));
-                reply.ok();
+                self.released(node, self.fs.release(node, Handle(handle)), reply);
             }
             Operation::Fsync { datasync } => self.fsync(header, node, datasync, reply),
             Operation::Fallocate { offset, len, mode } => {
@@ -63,8 +62,7 @@ impl Context {
                 self.readdir(&caller(0), node, offset, plus, listing, reply);
             }
             Operation::ReleaseDir { handle } => {
-                self.fs.releasedir(node, Handle(handle));
-                reply.ok();
+                self.released(node, self.fs.releasedir(node, Handle(handle)), reply);
             }
             Operation::FsyncDir { datasync } => done(reply, self.fs.fsyncdir(node, datasync)),
             _ => reply.error(libc::ENOSYS),
@@ -104,6 +102,14 @@ impl Context {
                 self.fs.release(node, handle);
             }
         });
+    }
+
+    /// Replies to RELEASE and RELEASEDIR. The kernel does not expect that they change attributes.
+    fn released(&self, node: NodeId, touched: bool, reply: Reply) {
+        reply.ok();
+        if touched && let Err(error) = self.notifier.inval_attributes(node.0) {
+            tracing::debug!(node = node.0, %error, "the kernel keeps an old access time");
+        }
     }
 
     /// Replies to CREATE and TMPFILE.

@@ -339,11 +339,12 @@ impl Mount {
             Arc::new(Flusher::new(dir.clone(), notifier.clone(), options.flush_program.clone()));
         let hook = Arc::clone(&flusher);
         fs.set_flush_hook(Some(Box::new(move |nodes: &[NodeId]| hook.flush(nodes))));
-        let snapshot_dirs = SnapshotDirs::new(notifier);
+        let snapshot_dirs = SnapshotDirs::new(notifier.clone());
         let session = options.session;
         let context = Arc::new(Context {
             fs,
             device,
+            notifier,
             flusher,
             room: Room::default(),
             session,

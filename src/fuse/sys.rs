@@ -21,12 +21,13 @@ struct FuseFileHandle {
     generation: u32,
 }
 
-/// Opens, for reading, an inode that the kernel has cached, by its node id.
+/// Opens, without touching its access time, an inode that the kernel has cached, by its node id.
 ///
 /// # Errors
 /// ESTALE when it is not cached, EPERM without CAP_DAC_READ_SEARCH, and those of `open`.
 pub(crate) fn open_cached_inode(mount: BorrowedFd<'_>, node: u64) -> io::Result<File> {
-    open_by_handle(mount, node, libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW)
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOATIME;
+    open_by_handle(mount, node, flags)
 }
 
 /// Whether the kernel has an inode cached; it is asked without opening it.

@@ -126,6 +126,11 @@ impl Pool {
         Epoch(self.epoch.load(Ordering::Acquire))
     }
 
+    /// The time now, by the pool's clock.
+    pub fn now(&self) -> Timestamp {
+        self.options.clock.now()
+    }
+
     /// Key of the hashes of names.
     pub fn hash_seed(&self) -> [u8; 32] {
         self.seed

@@ -20,6 +20,7 @@ mod random;
 mod snapshots;
 mod support;
 mod sys;
+mod times;
 mod twin;
 mod unnamed;
 mod xattrs;

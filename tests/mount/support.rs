@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use amberfs::device::PoolDir;
-use amberfs::fs::{Filesystem, FsOptions, Timestamp};
+use amberfs::fs::{Atime, Filesystem, FsOptions, Timestamp};
 use amberfs::fuse::{Mount, MountOptions};
 use amberfs::pool::{Clock, CreateOptions, OpenOptions, Pool};
 
@@ -74,7 +74,9 @@ impl TestMount {
 
     fn mount_pool(&mut self, pool: Arc<Pool>, lock: PoolDir) {
         let volume = pool.volume("main").unwrap();
-        let options = FsOptions { read_only: self.mount_options.read_only, ..FsOptions::default() };
+        let MountOptions { read_only, noatime, .. } = self.mount_options;
+        let atime = if noatime { Atime::Noatime } else { Atime::Relatime };
+        let options = FsOptions { read_only, atime, ..FsOptions::default() };
         let fs = Arc::new(Filesystem::new(volume, options).unwrap());
         let mount = Mount::new(Arc::clone(&fs), self.dir.path(), &self.mount_options).unwrap();
         self.mounted = Some(Mounted { mount, fs, pool, _lock: lock });
