@@ -94,6 +94,9 @@ pub(super) fn apply_attributes(
     if set.kill_suidgid && !inode.is_dir() {
         clear_privileges(tx, ino, inode)?;
     }
+    if set.kill_setgid && !inode.is_dir() {
+        inode.mode &= !SETGID;
+    }
     let pick = |time: SetTime| match time {
         SetTime::Now => now,
         SetTime::At(time) => time,

@@ -145,6 +145,8 @@ pub struct SetAttr {
     pub ctime: Option<Timestamp>,
     /// A change of size by somebody who may not keep setuid and setgid bits.
     pub kill_suidgid: bool,
+    /// The setgid bit goes also where the group may not execute: the caller is not of that group.
+    pub kill_setgid: bool,
 }
 
 /// An open file. It is made of its flags alone, so that another process can go on with it.

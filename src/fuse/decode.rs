@@ -432,6 +432,7 @@ fn decode_setattr(mut c: Cursor<'_>) -> Result<SetAttr, Malformed> {
         mtime: time(mtime, mtime_nsec, fattr::MTIME, fattr::MTIME_NOW),
         ctime: set(fattr::CTIME).then_some(at(ctime, ctime_nsec)),
         kill_suidgid: set(fattr::KILL_SUIDGID),
+        kill_setgid: false,
     })
 }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::abi::MAX_PAYLOAD_BYTES;
-use super::credentials;
+use super::credentials::Credentials;
 use super::decode::{Header, Operation, Request};
 use super::device::Device;
 use super::encode::Out;
@@ -103,7 +103,7 @@ impl Context {
             Operation::GetAttr { handle } => self.getattr(&header, handle, reply),
             Operation::Statx => self.statx(node, reply),
             Operation::SetAttr(set) => {
-                let attr = self.fs.setattr(&caller(0), node, &set);
+                let attr = self.setattr(&header, &caller(0), node, set);
                 finish(reply, attr, |reply, attr| {
                     reply.data(self.out().attr_out(node, &attr).bytes());
                 });
@@ -153,7 +153,7 @@ impl Context {
         }
         let names = self.fs.listxattr(&Caller::root(), node)?;
         let trusted = names.split(|&byte| byte == 0).any(|name| name.starts_with(b"trusted."));
-        if trusted && !credentials::has_sys_admin(caller.pid) {
+        if trusted && !Credentials::of(caller.pid).has_sys_admin() {
             return self.fs.listxattr(caller, node);
         }
         Ok(names)

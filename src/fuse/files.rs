@@ -19,7 +19,7 @@ impl Context {
         let node = NodeId(header.node);
         match operation {
             Operation::Open { flags, kill_suidgid } => {
-                let opened = self.open(&caller(0), node, flags.cast_signed(), kill_suidgid);
+                let opened = self.open(header, &caller(0), flags.cast_signed(), kill_suidgid);
                 self.opened(node, opened, reply);
             }
             Operation::Create { name, flags, mode, umask } => {
@@ -39,7 +39,10 @@ impl Context {
             }
             Operation::Write { handle, offset, data, cached, kill_suidgid } => {
                 let flags = WriteFlags { cached, kill_suidgid };
-                let written = self.fs.write(node, Handle(handle), offset, data, flags);
+                let stripped =
+                    if kill_suidgid { self.strip_for_write(header, node) } else { Ok(()) };
+                let written = stripped
+                    .and_then(|()| self.fs.write(node, Handle(handle), offset, data, flags));
                 self.look_at_room(data.len() as u64);
                 finish(reply, written, |reply, len| reply.data(count(len as u64).bytes()));
             }
@@ -48,10 +51,11 @@ impl Context {
             }
             Operation::Fsync { datasync } => self.fsync(header, node, datasync, reply),
             Operation::Fallocate { offset, len, mode } => {
-                done(reply, self.fs.fallocate(node, offset, len, mode));
+                let stripped = self.strip(header, node);
+                done(reply, stripped.and_then(|()| self.fs.fallocate(node, offset, len, mode)));
             }
             Operation::Lseek { offset, whence } => self.lseek(node, offset, whence, reply),
-            Operation::CopyFileRange(copy) => self.copy(node, copy, reply),
+            Operation::CopyFileRange(copy) => self.copy(header, copy, reply),
             Operation::OpenDir => finish(reply, self.fs.opendir(node), |reply, handle| {
                 if !reply.deliver(Out::new().open(handle.0, dir_open_flags(node)).bytes()) {
                     self.fs.releasedir(node, handle);
@@ -73,17 +77,18 @@ impl Context {
     /// a caller who may not keep them.
     fn open(
         &self,
+        header: &Header,
         caller: &Caller,
-        node: NodeId,
         flags: i32,
         kill_suidgid: bool,
     ) -> Result<Handle, Error> {
+        let node = NodeId(header.node);
         if flags & libc::O_TRUNC == 0 || !kill_suidgid {
             return self.fs.open(node, flags);
         }
         let truncate = SetAttr { size: Some(0), kill_suidgid: true, ..SetAttr::default() };
         let handle = self.fs.open(node, flags & !libc::O_TRUNC)?;
-        self.fs.setattr(caller, node, &truncate).map(|_| handle).inspect_err(|_| {
+        self.setattr(header, caller, node, truncate).map(|_| handle).inspect_err(|_| {
             self.fs.release(node, handle);
         })
     }
@@ -153,14 +158,17 @@ impl Context {
         });
     }
 
-    fn copy(&self, source: NodeId, copy: CopyIn, reply: Reply) {
+    fn copy(&self, header: &Header, copy: CopyIn, reply: Reply) {
         if copy.flags != 0 {
             return reply.error(libc::EINVAL);
         }
         // The narrow reply counts in 32 bits; a whole number of pages keeps the next part aligned.
         let most = if copy.wide { u64::MAX } else { u64::from(u32::MAX) & !4095 };
         let (target, len) = (NodeId(copy.node_out), copy.len.min(most));
-        let done = self.fs.copy_file_range(source, copy.offset_in, target, copy.offset_out, len);
+        let source = NodeId(header.node);
+        let done = self.strip(header, target).and_then(|()| {
+            self.fs.copy_file_range(source, copy.offset_in, target, copy.offset_out, len)
+        });
         finish(reply, done, |reply, len| reply.data(copied(copy.wide, len).bytes()));
     }
 

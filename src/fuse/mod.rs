@@ -34,6 +34,7 @@ mod mount;
 mod names;
 mod notify;
 mod policy;
+mod privileges;
 mod refuse;
 mod reply;
 mod resent;

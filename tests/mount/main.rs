@@ -15,6 +15,7 @@ mod locks;
 mod mapping;
 mod names;
 mod p1;
+mod privileges;
 #[path = "../support/random.rs"]
 mod random;
 mod snapshots;

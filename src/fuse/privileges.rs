@@ -1,0 +1,93 @@
+//! What a change of a file takes of its set-user-id and set-group-id bits, where the kernel does not say.
+//!
+//! With HANDLE_KILLPRIV_V2 the kernel tells with WRITE, OPEN and SETATTR that the caller lacks CAP_FSETID.
+//! Left to the daemon are:
+//! - FALLOCATE and COPY_FILE_RANGE, which come without a word about it;
+//! - a set-group-id bit without execution by the group: it goes when the caller is not of that group;
+//! - `chown(path, -1, -1)`, which takes the bits and is the owner's to do: it comes as a SETATTR of the
+//!   change time alone, as nothing else does (times that the kernel kept come with the modification time).
+//!
+//! All this is asked of /proc, for files that have such bits; so others pay for looking at the mode alone.
+
+use super::credentials::Credentials;
+use super::decode::Header;
+use super::dispatch::Context;
+use crate::fs::{Attr, Caller, Error, FileKind, NodeId, SetAttr};
+
+const SETUID: u32 = libc::S_ISUID;
+const SETGID: u32 = libc::S_ISGID;
+const GROUP_EXECUTE: u32 = libc::S_IXGRP;
+
+/// The bits of a file that a change by a caller without CAP_FSETID takes.
+fn lost(attr: &Attr, caller: &Credentials) -> u32 {
+    let group = attr.mode & GROUP_EXECUTE != 0 || !caller.counts_as_member(attr.gid);
+    attr.mode & (SETUID | if group { SETGID } else { 0 })
+}
+
+impl Context {
+    /// Sets attributes, as SETATTR asks for.
+    pub(crate) fn setattr(
+        &self,
+        header: &Header,
+        caller: &Caller,
+        node: NodeId,
+        set: SetAttr,
+    ) -> Result<Attr, Error> {
+        let mut set = set;
+        let ctime_alone = SetAttr { ctime: set.ctime, ..SetAttr::default() };
+        if set.ctime.is_some() && set == ctime_alone {
+            if let Some(attr) = self.privileged(node) {
+                let caller = Credentials::of(header.pid);
+                if lost(&attr, &caller) != 0 && !caller.owns(attr.uid) {
+                    return Err(Error::NotPermitted);
+                }
+                set.kill_suidgid = true;
+                set.kill_setgid = !caller.counts_as_member(attr.gid);
+            }
+        } else if set.kill_suidgid {
+            set.kill_setgid = self.is_stranger(header, node);
+        }
+        self.fs.setattr(caller, node, &set)
+    }
+
+    /// Takes the bits away before a change of the content about which the kernel says nothing.
+    pub(crate) fn strip(&self, header: &Header, node: NodeId) -> Result<(), Error> {
+        let Some(attr) = self.privileged(node) else { return Ok(()) };
+        let caller = Credentials::of(header.pid);
+        if caller.keeps_bits() { Ok(()) } else { self.strip_from(&attr, &caller, node) }
+    }
+
+    /// Takes the bits away before a write by a caller of whom the kernel says that it may not keep them.
+    pub(crate) fn strip_for_write(&self, header: &Header, node: NodeId) -> Result<(), Error> {
+        let Some(attr) = self.privileged(node) else { return Ok(()) };
+        self.strip_from(&attr, &Credentials::of(header.pid), node)
+    }
+
+    /// The kernel does not expect that these operations change a file's mode, and would go by what it has
+    /// in its cache when the file is executed.
+    fn strip_from(&self, attr: &Attr, caller: &Credentials, node: NodeId) -> Result<(), Error> {
+        if lost(attr, caller) == 0 {
+            return Ok(());
+        }
+        let kill_setgid = !caller.counts_as_member(attr.gid);
+        let set = SetAttr { kill_suidgid: true, kill_setgid, ..SetAttr::default() };
+        self.fs.setattr(&Caller::root(), node, &set)?;
+        self.notifier.inval_attributes(node.0).map_err(|error| Error::Io(error.to_string()))
+    }
+
+    /// Whether the file has a set-group-id bit that only members of its group keep, and the caller is none.
+    fn is_stranger(&self, header: &Header, node: NodeId) -> bool {
+        self.privileged(node).is_some_and(|attr| {
+            attr.mode & (SETGID | GROUP_EXECUTE) == SETGID
+                && !Credentials::of(header.pid).counts_as_member(attr.gid)
+        })
+    }
+
+    /// The attributes of a file that has a set-user-id or set-group-id bit. What else there is to say
+    /// about the node, the operation itself will say.
+    fn privileged(&self, node: NodeId) -> Option<Attr> {
+        let attr = self.fs.getattr(node).ok()?;
+        let bits = attr.mode & (SETUID | SETGID) != 0;
+        (bits && attr.kind() == FileKind::Regular && node.is_live()).then_some(attr)
+    }
+}
