@@ -39,7 +39,8 @@ pub(super) fn check_name(name: &[u8]) -> Result<(), Error> {
 }
 
 impl Filesystem {
-    /// Finds a name in a directory; "." and ".." too.
+    /// Finds a name in a directory; "." and ".." too. "." finds a node that is no directory, as well:
+    /// that is how the kernel finds what it has a handle of.
     ///
     /// In a `.snapshots` names that begin with `@` are queries: `@latest`, `@oldest`, `@2h-ago`.
     pub fn lookup(&self, _caller: &Caller, parent: NodeId, name: &[u8]) -> Result<Entry, Error> {
@@ -61,7 +62,12 @@ impl Filesystem {
         let guard = self.head.read()?;
         let reader = guard.reader();
         let ino = self.find_in(&reader, dir, name)?;
-        Ok(self.entry(ino, &reader.inode(ino)?))
+        let inode = reader.inode(ino)?;
+        // An inode without a name that nobody holds is about to end: it must not be held any more.
+        if inode.nlink == 0 && !self.nodes.is_held(ino) {
+            return Err(Error::Stale);
+        }
+        Ok(self.entry(ino, &inode))
     }
 
     fn lookup_frozen(&self, parent: NodeId, name: &[u8]) -> Result<Entry, Error> {
@@ -77,9 +83,12 @@ impl Filesystem {
     }
 
     fn find_in(&self, reader: &Reader<'_>, dir: InodeNo, name: &[u8]) -> Result<InodeNo, Error> {
+        // The kernel asks for "." of anything that it has a handle of, whatever that is.
+        if name == b"." {
+            return reader.inode(dir).map(|_| dir);
+        }
         let inode = reader.directory(dir)?;
         match name {
-            b"." => Ok(dir),
             b".." => Ok(inode.parent),
             _ => Ok(reader.need(&self.seed, dir, name)?.ino),
         }

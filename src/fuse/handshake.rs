@@ -37,7 +37,8 @@ const REQUIRED: InitFlags = InitFlags::FUSE_ASYNC_READ
 /// Absent on purpose: NO_OPEN_SUPPORT and NO_OPENDIR_SUPPORT (opens for writing must be seen),
 /// POSIX_LOCKS and FLOCK_LOCKS (the kernel keeps locks), AUTO_INVAL_DATA (nobody else writes),
 /// OVER_IO_URING and PASSTHROUGH (see docs/architecture.md).
-const WANTED: InitFlags = InitFlags::FUSE_DO_READDIRPLUS
+const WANTED: InitFlags = InitFlags::FUSE_EXPORT_SUPPORT
+    .union(InitFlags::FUSE_DO_READDIRPLUS)
     .union(InitFlags::FUSE_READDIRPLUS_AUTO)
     .union(InitFlags::FUSE_PARALLEL_DIROPS)
     .union(InitFlags::FUSE_ASYNC_DIO)

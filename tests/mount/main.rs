@@ -9,6 +9,7 @@ mod compare;
 mod data;
 mod directories;
 mod full;
+mod handles;
 mod lifecycle;
 mod locks;
 #[path = "../support/mapping.rs"]

@@ -2,8 +2,9 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -30,6 +31,52 @@ pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) {
         outcome(libc::syscall(libc::SYS_setresgid, gid, gid, gid)).unwrap();
         outcome(libc::syscall(libc::SYS_setresuid, uid, uid, uid)).unwrap();
     }
+}
+
+/// A handle of a file, as `name_to_handle_at` gives it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileHandle {
+    len_bytes: u32,
+    kind: i32,
+    bytes: [u8; 128],
+}
+
+impl FileHandle {
+    /// The handle of the same type with other bytes.
+    pub(crate) fn with_bytes(&self, bytes: &[u8]) -> FileHandle {
+        let mut other =
+            FileHandle { len_bytes: u32::try_from(bytes.len()).unwrap(), bytes: [0; 128], ..*self };
+        other.bytes[..bytes.len()].copy_from_slice(bytes);
+        other
+    }
+}
+
+/// Returns the handle of what a path names, a symbolic link itself.
+pub(crate) fn handle_of(path: &Path) -> Result<FileHandle, Errno> {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    let mut handle = FileHandle { len_bytes: 128, kind: 0, bytes: [0; 128] };
+    let mut mount = 0;
+    // SAFETY: the path ends with a NUL, and `handle` has the room that it announces.
+    let done = unsafe {
+        let handle = (&raw mut handle).cast();
+        libc::name_to_handle_at(libc::AT_FDCWD, path.as_ptr(), handle, &raw mut mount, 0)
+    };
+    outcome(done.into()).map(|_| handle)
+}
+
+/// Opens a file by its handle.
+pub(crate) fn open_handle(
+    mount: impl AsFd,
+    handle: &FileHandle,
+    flags: i32,
+) -> Result<File, Errno> {
+    let mut handle = *handle;
+    let mount = mount.as_fd().as_raw_fd();
+    // SAFETY: `handle` is a whole handle, and `mount` is open.
+    let fd = unsafe { libc::open_by_handle_at(mount, (&raw mut handle).cast(), flags) };
+    // SAFETY: the descriptor is new, so nobody else owns it.
+    outcome(fd.into()).map(|_| unsafe { File::from_raw_fd(fd) })
 }
 
 /// `faccessat2` and the old `access`, in one.

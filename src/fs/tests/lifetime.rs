@@ -54,6 +54,25 @@ fn orphans_go_at_unmount_and_after_a_crash() {
     }
 }
 
+#[test]
+fn a_node_is_found_by_itself_until_it_has_ended() {
+    let world = World::new();
+    let file = world.put("f", b"x").node;
+    let dir = world.mkdir("d").unwrap().node;
+    let link = world.fs.symlink(&world.root, ROOT, b"l", b"f").unwrap().node;
+    for node in [file, dir, link] {
+        world.fs.forget(node, 1);
+        assert_eq!(world.fs.lookup(&world.root, node, b".").unwrap().node, node);
+    }
+    assert_eq!(world.fs.lookup(&world.root, file, b".."), Err(Error::NotDirectory));
+    assert_eq!(world.fs.lookup(&world.root, file, b"x"), Err(Error::NotDirectory));
+    world.unlink("f").unwrap();
+    assert_eq!(world.fs.lookup(&world.root, file, b".").unwrap().attr.nlink, 0, "it is held");
+    world.fs.forget(file, 2);
+    assert_eq!(world.fs.lookup(&world.root, file, b"."), Err(Error::Stale));
+    assert_eq!(world.fs.lookup(&world.root, NodeId(777), b"."), Err(Error::Stale));
+}
+
 /// Makes a file with so many extents that it can't end in one commit.
 fn fragmented(world: &World, blocks: u64) -> NodeId {
     let node = world.put("f", b"").node;
