@@ -104,7 +104,10 @@ impl Filesystem {
             Ok(entry) => self.open_new(entry, flags),
             Err(Error::Exists) if flags & libc::O_EXCL == 0 => {
                 let entry = self.lookup(caller, parent, name)?;
-                self.open_new(entry, flags)
+                let (entry, handle) = self.open_new(entry, flags)?;
+                // Opening it may have cut it.
+                let attr = self.getattr(entry.node).unwrap_or(entry.attr);
+                Ok((Entry { attr, ..entry }, handle))
             }
             Err(error) => Err(error),
         }

@@ -47,7 +47,11 @@ impl Filesystem {
     pub fn setattr(&self, caller: &Caller, node: NodeId, set: &SetAttr) -> Result<Attr, Error> {
         let result = self.writable(node).and_then(|ino| {
             let inode = match set.size {
-                Some(size) => self.resize(caller, ino, size, set)?,
+                Some(size) => {
+                    self.resize(caller, ino, size, set)?;
+                    // As it is now: what was cut off is counted when the change is made.
+                    self.read_inode(node)?
+                }
                 None => {
                     let mut tx = self.begin(Intent::Shrink)?;
                     let mut inode = tx.inode(ino)?;

@@ -31,14 +31,14 @@ enum Tail {
 }
 
 impl Filesystem {
-    /// Sets a file's size, and the other attributes of `set` with it; returns the inode.
+    /// Sets a file's size, and the other attributes of `set` with it.
     pub(super) fn resize(
         &self,
         caller: &Caller,
         ino: InodeNo,
         size: u64,
         set: &SetAttr,
-    ) -> Result<Inode, Error> {
+    ) -> Result<(), Error> {
         if size > MAX_FILE_SIZE {
             return Err(Error::FileTooBig);
         }
@@ -76,7 +76,7 @@ impl Filesystem {
         if rest {
             self.finish_cut_quietly(ino);
         }
-        Ok(inode)
+        Ok(())
     }
 
     /// Writes what the block at the new end needs. The content lock is held exclusively.

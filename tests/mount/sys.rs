@@ -33,6 +33,41 @@ pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) {
     }
 }
 
+/// A process that runs a closure.
+#[derive(Debug)]
+pub(crate) struct Child(libc::pid_t);
+
+impl Child {
+    /// Forks. The closure must take no lock that another thread may hold now: system calls and memory
+    /// are all right, output and panics are not.
+    pub(crate) fn run(body: impl FnOnce() -> i32) -> Child {
+        // SAFETY: the child does what the caller has promised, and then ends without any destructor.
+        match unsafe { libc::fork() } {
+            0 => {
+                let code = body();
+                // SAFETY: ends the process.
+                unsafe { libc::_exit(code) }
+            }
+            pid => Child(i32::try_from(outcome(pid.into()).unwrap()).unwrap()),
+        }
+    }
+
+    /// Waits for its end: exit code, or the negative number of the signal that ended it.
+    pub(crate) fn wait(self) -> i32 {
+        let mut status = 0;
+        // SAFETY: `status` is written to, and the process is a child of this one.
+        outcome(unsafe { libc::waitpid(self.0, &raw mut status, 0) }.into()).unwrap();
+        if libc::WIFSIGNALED(status) { -libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
+    }
+
+    /// Ends it by SIGKILL, and waits for that.
+    pub(crate) fn kill(self) {
+        // SAFETY: a signal to a child that has not been waited for.
+        outcome(unsafe { libc::kill(self.0, libc::SIGKILL) }.into()).unwrap();
+        self.wait();
+    }
+}
+
 /// A handle of a file, as `name_to_handle_at` gives it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +114,31 @@ pub(crate) fn open_handle(
     outcome(fd.into()).map(|_| unsafe { File::from_raw_fd(fd) })
 }
 
+/// `fcntl` with an integer.
+pub(crate) fn fcntl(fd: impl AsFd, command: i32, argument: i32) -> Result<i32, Errno> {
+    // SAFETY: callers pass commands that take an integer.
+    outcome(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), command, argument) }.into())
+        .map(|value| i32::try_from(value).unwrap())
+}
+
+/// A record lock: `command` is one of F_SETLK, F_OFD_SETLK, F_GETLK, F_OFD_GETLK. Returns the kind of
+/// lock that F_GETLK has found.
+pub(crate) fn record_lock(
+    fd: impl AsFd,
+    command: i32,
+    kind: i32,
+    start: i64,
+    len: i64,
+) -> Result<i32, Errno> {
+    // SAFETY: a structure of integers, for which zeros are right.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = i16::try_from(kind).unwrap();
+    (lock.l_start, lock.l_len) = (start, len);
+    // SAFETY: the commands take a `struct flock`, which outlives the call.
+    let done = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), command, &raw mut lock) };
+    outcome(done.into()).map(|_| lock.l_type.into())
+}
+
 /// `faccessat2` and the old `access`, in one.
 pub(crate) fn faccess(dir: RawFd, name: &str, mode: i32, flags: i32) -> Result<(), Errno> {
     let name = CString::new(name).unwrap();
@@ -95,4 +155,11 @@ pub(crate) fn link_descriptor(fd: impl AsFd, to: &Path) -> Result<(), Errno> {
     // SAFETY: both names end with a NUL.
     let done = unsafe { libc::linkat(fd, empty, libc::AT_FDCWD, to.as_ptr(), flags) };
     outcome(done.into()).map(|_| ())
+}
+
+/// `sync_file_range` over the whole file.
+pub(crate) fn sync_file_range(fd: impl AsFd, flags: u32) -> Result<(), Errno> {
+    // SAFETY: integers alone.
+    outcome(unsafe { libc::sync_file_range(fd.as_fd().as_raw_fd(), 0, 0, flags) }.into())
+        .map(|_| ())
 }

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
+use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
 /// Bytes of a file that are written by storing to memory.
@@ -15,22 +16,30 @@ pub(crate) struct Mapping {
 // SAFETY: the memory belongs to the mapping alone and is reached through `&mut self`.
 unsafe impl Send for Mapping {}
 
+/// Whether stores reach the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Shared,
+    Private,
+}
+
 impl Mapping {
     /// Maps the first `len` bytes of `file`, which has as many.
     pub(crate) fn new(file: &File, len: usize) -> Self {
+        Self::with(file, len, Kind::Shared)
+    }
+
+    pub(crate) fn with(file: &File, len: usize, kind: Kind) -> Self {
+        Self::attempt(file, len, kind).unwrap()
+    }
+
+    pub(crate) fn attempt(file: &File, len: usize, kind: Kind) -> Result<Self, Errno> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = if kind == Kind::Shared { MapFlags::SHARED } else { MapFlags::PRIVATE };
+        let null = std::ptr::null_mut();
         // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
-        let start = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                len,
-                protection,
-                MapFlags::SHARED,
-                file.as_fd(),
-                0,
-            )
-        };
-        Mapping { start: start.unwrap().cast(), len }
+        let start = unsafe { rustix::mm::mmap(null, len, protection, flags, file.as_fd(), 0) }?;
+        Ok(Mapping { start: start.cast(), len })
     }
 
     pub(crate) fn store(&mut self, offset: usize, bytes: &[u8]) {

@@ -222,6 +222,19 @@ fn the_largest_file_is_sparse_and_the_next_byte_too_big() {
 }
 
 #[test]
+fn a_change_of_size_answers_with_the_space_that_is_left() {
+    let world = World::new();
+    let node = world.put("f", &pattern(1, 10 * B)).node;
+    world.fs.fallocate(node, 0, 40 * B as u64, libc::FALLOC_FL_KEEP_SIZE as u32).unwrap();
+    for size in [10 * B, 5 * B + 1, 100 * B, 2049, 7, 0] {
+        let cut = SetAttr { size: Some(size as u64), ..SetAttr::default() };
+        let answer = world.set(node, cut).unwrap();
+        assert_eq!(answer, world.fs.getattr(node).unwrap(), "{size} bytes");
+    }
+    assert_eq!(world.fs.getattr(node).unwrap().blocks_512, 0);
+}
+
+#[test]
 fn cached_writes_leave_times_and_privileges_alone() {
     let world = World::new();
     let node = world.put("f", b"x").node;
