@@ -6,17 +6,21 @@
 mod acls;
 mod attributes;
 mod compare;
+mod controls;
 mod data;
 mod direct;
 mod directories;
 mod full;
 mod handles;
 mod lifecycle;
+mod listing;
 mod locks;
 #[path = "../support/mapping.rs"]
 mod mapping;
 mod names;
+mod namespaces;
 mod p1;
+mod paths;
 mod privileges;
 mod programs;
 #[path = "../support/random.rs"]
@@ -29,4 +33,5 @@ mod times;
 mod twin;
 mod unlinked;
 mod unnamed;
+mod watches;
 mod xattrs;

@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -139,6 +139,13 @@ pub(crate) fn record_lock(
     outcome(done.into()).map(|_| lock.l_type.into())
 }
 
+/// `ioctl` on a buffer that is large enough for what the request reads and writes.
+pub(crate) fn ioctl(fd: impl AsFd, request: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: callers pass a buffer with the room that the request needs.
+    outcome(unsafe { libc::ioctl(fd, request, buffer.as_mut_ptr()) }.into()).map(|_| ())
+}
+
 /// `faccessat2` and the old `access`, in one.
 pub(crate) fn faccess(dir: RawFd, name: &str, mode: i32, flags: i32) -> Result<(), Errno> {
     let name = CString::new(name).unwrap();
@@ -162,4 +169,26 @@ pub(crate) fn sync_file_range(fd: impl AsFd, flags: u32) -> Result<(), Errno> {
     // SAFETY: integers alone.
     outcome(unsafe { libc::sync_file_range(fd.as_fd().as_raw_fd(), 0, 0, flags) }.into())
         .map(|_| ())
+}
+
+/// `fanotify_init` and one mark of it.
+pub(crate) fn fanotify(flags: u32, mark: u32, mask: u64, path: &Path) -> Result<OwnedFd, Errno> {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: the path ends with a NUL, and the new descriptor is owned at once.
+    unsafe {
+        let fd = libc::fanotify_init(flags, libc::O_RDONLY.cast_unsigned());
+        outcome(fd.into())?;
+        let group = OwnedFd::from_raw_fd(fd);
+        let mark = libc::FAN_MARK_ADD | mark;
+        let done = libc::fanotify_mark(fd, mark, mask, libc::AT_FDCWD, path.as_ptr());
+        outcome(done.into()).map(|_| group)
+    }
+}
+
+/// Closes a descriptor that came as a number; a negative one is none.
+pub(crate) fn close(fd: RawFd) {
+    if fd >= 0 {
+        // SAFETY: the kernel has just given it to the caller, and nobody else knows it.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
 }
