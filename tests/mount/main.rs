@@ -12,6 +12,7 @@ mod direct;
 mod directories;
 mod full;
 mod handles;
+mod idmapped;
 mod lifecycle;
 mod listing;
 mod locks;

@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -21,6 +21,12 @@ fn outcome(returned: libc::c_long) -> Result<libc::c_long, Errno> {
 pub(crate) fn leave_shared_directory() {
     // SAFETY: `unshare` with a flag that touches no memory.
     outcome(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_FS) }).unwrap();
+}
+
+/// Moves a process with one thread into a user namespace of its own, which maps no ids yet.
+pub(crate) fn enter_user_namespace() -> bool {
+    // SAFETY: `unshare` with a flag that touches no memory.
+    unsafe { libc::unshare(libc::CLONE_NEWUSER) == 0 }
 }
 
 /// Makes this thread, and no other, an ordinary user. libc's wrappers would change all threads.
@@ -50,6 +56,11 @@ impl Child {
             }
             pid => Child(i32::try_from(outcome(pid.into()).unwrap()).unwrap()),
         }
+    }
+
+    /// Its number, for /proc.
+    pub(crate) fn id(&self) -> i32 {
+        self.0
     }
 
     /// Waits for its end: exit code, or the negative number of the signal that ended it.
@@ -191,4 +202,19 @@ pub(crate) fn close(fd: RawFd) {
         // SAFETY: the kernel has just given it to the caller, and nobody else knows it.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
+}
+
+const SYS_MOUNT_SETATTR: libc::c_long = 442;
+const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+
+/// Makes a mount that is not attached anywhere show ids as a user namespace maps them.
+pub(crate) fn set_idmap(mount: BorrowedFd<'_>, namespace: &File) -> Result<(), Errno> {
+    let attributes = [MOUNT_ATTR_IDMAP, 0, 0, namespace.as_raw_fd().cast_unsigned().into()];
+    // SAFETY: `attributes` is a `struct mount_attr`: set, clear, propagation, namespace.
+    let done = unsafe {
+        let size = size_of_val(&attributes);
+        let (fd, empty, flags) = (mount.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH);
+        libc::syscall(SYS_MOUNT_SETATTR, fd, empty, flags, attributes.as_ptr(), size)
+    };
+    outcome(done).map(|_| ())
 }
