@@ -49,7 +49,7 @@ impl Drop for Mapped {
 fn namespace() -> File {
     let (ready, tell_ready) = rustix::pipe::pipe().unwrap();
     let (done, tell_done) = rustix::pipe::pipe().unwrap();
-    let child = Child::run(|| {
+    let child = Child::run(&[&tell_ready, &done], || {
         if !sys::enter_user_namespace() || rustix::io::write(&tell_ready, b"x").is_err() {
             return 1;
         }

@@ -20,7 +20,7 @@ fn open(path: &Path) -> File {
 
 /// What a child process finds out about the file; it has to open it itself.
 fn child(path: &Path, attempt: impl Fn(&File) -> Result<i32, Errno>) -> i32 {
-    Child::run(|| match File::options().read(true).write(true).open(path) {
+    Child::run(&[], || match File::options().read(true).write(true).open(path) {
         Ok(file) => attempt(&file).map_or_else(Errno::raw_os_error, |kind| 1000 + kind),
         Err(_) => 2,
     })
@@ -30,7 +30,7 @@ fn child(path: &Path, attempt: impl Fn(&File) -> Result<i32, Errno>) -> i32 {
 /// A process that has done something to the file and waits; ended by `kill`.
 fn holder(path: &Path, take: impl Fn(&File) -> bool) -> Child {
     let (ours, theirs) = rustix::pipe::pipe().unwrap();
-    let child = Child::run(|| {
+    let child = Child::run(&[&theirs], || {
         let Ok(file) = File::options().read(true).write(true).open(path) else { return 1 };
         if !take(&file) || rustix::io::write(&theirs, b"x").is_err() {
             return 2;
@@ -146,7 +146,7 @@ fn a_waiting_lock_is_given_when_the_other_ends() {
     let m = TestMount::new();
     let file = open(&m.path("f"));
     fcntl_lock(&file, FlockOperation::LockExclusive).unwrap();
-    let waiter = Child::run(|| {
+    let waiter = Child::run(&[], || {
         let Ok(file) = File::options().write(true).open(m.path("f")) else { return 1 };
         fcntl_lock(&file, FlockOperation::LockExclusive).map_or(2, |()| 0)
     });
@@ -162,7 +162,7 @@ fn two_that_wait_for_each_other_are_told() {
         let file = open(&path);
         record_lock(&file, libc::F_SETLK, WRITE, 0, 1).unwrap();
         let (ours, theirs) = rustix::pipe::pipe().unwrap();
-        let other = Child::run(|| {
+        let other = Child::run(&[&theirs], || {
             let Ok(file) = File::options().write(true).open(&path) else { return 1 };
             if record_lock(&file, libc::F_SETLK, WRITE, 1, 1).is_err() {
                 return 2;

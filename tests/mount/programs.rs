@@ -97,7 +97,7 @@ fn processes_share_a_mapping() {
         let mut shared = Mapping::new(&file, 16_384);
         let mut private = Mapping::with(&file, 16_384, Kind::Private);
         shared.store(5000, b"parent");
-        let code = Child::run(|| {
+        let code = Child::run(&[], || {
             let Ok(file) = OpenOptions::new().read(true).write(true).open(root.join("f")) else {
                 return 1;
             };
@@ -120,13 +120,40 @@ fn processes_share_a_mapping() {
     });
 }
 
+#[test]
+fn what_another_process_stored_is_written_back_when_it_ends() {
+    let mut m = TestMount::new();
+    fs::write(m.path("f"), vec![1; 300_000]).unwrap();
+    let code = Child::run(&[], || {
+        let Ok(file) = OpenOptions::new().read(true).write(true).open(m.path("f")) else {
+            return 1;
+        };
+        let mut mapping = Mapping::new(&file, 300_000);
+        for at in (0..300_000).step_by(10_000) {
+            mapping.store(at, b"stored");
+        }
+        // Neither synced nor unmapped.
+        std::mem::forget(mapping);
+        0
+    })
+    .wait();
+    assert_eq!(code, 0);
+    m.remount();
+    let content = fs::read(m.path("f")).unwrap();
+    for at in (0..300_000).step_by(10_000) {
+        assert_eq!(&content[at..at + 6], b"stored", "at {at}");
+    }
+}
+
 /// The file has `size` bytes; touching the byte at `at` of a mapping that was made when it was longer.
 fn touch(root: &Path, size: u64, at: usize) -> i32 {
     let path = root.join("f");
     let file =
         OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
     file.write_all_at(&[1; 20_000], 0).unwrap();
-    Child::run(|| {
+    drop(file);
+    Child::run(&[], || {
+        let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) else { return 98 };
         let mut mapping = Mapping::new(&file, 20_480);
         if mapping.load(16_000, 1) != [1] || file.set_len(size).is_err() {
             return 99;

@@ -133,7 +133,7 @@ impl Drop for TestMount {
 
 /// Tries again for a while: a program that another test has just forked holds every descriptor of
 /// this process until it runs, and with them the lock of a pool and files on a mount.
-fn eventually<T, E: std::fmt::Debug>(mut attempt: impl FnMut() -> Result<T, E>) -> T {
+pub(crate) fn eventually<T, E: std::fmt::Debug>(mut attempt: impl FnMut() -> Result<T, E>) -> T {
     let end = Instant::now() + Duration::from_secs(5);
     loop {
         match attempt() {

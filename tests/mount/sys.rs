@@ -44,12 +44,17 @@ pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) {
 pub(crate) struct Child(libc::pid_t);
 
 impl Child {
-    /// Forks. The closure must take no lock that another thread may hold now: system calls and memory
-    /// are all right, output and panics are not.
-    pub(crate) fn run(body: impl FnOnce() -> i32) -> Child {
+    /// Forks. Of the descriptors it has those in `keep`: others would keep the mounts of other tests busy.
+    ///
+    /// The closure must take no lock that another thread may hold now: system calls and memory are all
+    /// right, output and panics are not.
+    pub(crate) fn run(keep: &[&OwnedFd], body: impl FnOnce() -> i32) -> Child {
+        let mut keep: Vec<_> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+        keep.sort_unstable();
         // SAFETY: the child does what the caller has promised, and then ends without any destructor.
         match unsafe { libc::fork() } {
             0 => {
+                close_all_but(&keep);
                 let code = body();
                 // SAFETY: ends the process.
                 unsafe { libc::_exit(code) }
@@ -76,6 +81,18 @@ impl Child {
         // SAFETY: a signal to a child that has not been waited for.
         outcome(unsafe { libc::kill(self.0, libc::SIGKILL) }.into()).unwrap();
         self.wait();
+    }
+}
+
+/// Closes every descriptor from 3 on, except for these, which are in order.
+fn close_all_but(keep: &[u32]) {
+    let mut first = 3;
+    for last in keep.iter().copied().chain([u32::MAX]) {
+        if first < last {
+            // SAFETY: nobody else in this process uses a descriptor: it has one thread, and that is here.
+            unsafe { libc::close_range(first, last - u32::from(last != u32::MAX), 0) };
+        }
+        first = last.saturating_add(1);
     }
 }
 

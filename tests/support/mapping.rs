@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MsyncFlags, ProtFlags};
 
 /// Bytes of a file that are written by storing to memory.
 pub(crate) struct Mapping {
@@ -39,6 +39,9 @@ impl Mapping {
         let null = std::ptr::null_mut();
         // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
         let start = unsafe { rustix::mm::mmap(null, len, protection, flags, file.as_fd(), 0) }?;
+        // A child of another test would keep the mount busy with its copy.
+        // SAFETY: exactly what was mapped; its content stays.
+        unsafe { rustix::mm::madvise(start, len, Advice::LinuxDontFork) }?;
         Ok(Mapping { start: start.cast(), len })
     }
 
@@ -58,7 +61,12 @@ impl Mapping {
 }
 
 impl Drop for Mapping {
+    /// What is dirty is written back first, by a call that holds no lock meanwhile. munmap would do it with
+    /// the lock of this process's memory, and the daemon's threads, which are in this process here, may
+    /// need that to serve it.
     fn drop(&mut self) {
+        // SAFETY: exactly what was mapped; the call changes nothing in it.
+        let _ = unsafe { rustix::mm::msync(self.start.cast(), self.len, MsyncFlags::SYNC) };
         // SAFETY: exactly what was mapped, and nothing points into it any more.
         unsafe { rustix::mm::munmap(self.start.cast(), self.len) }.unwrap();
     }
