@@ -13,7 +13,6 @@ if ! command -v cargo >/dev/null 2>&1; then
 fi
 need cc gcc libc6-dev        # the linker, and the assembly of the hash function
 need getfattr attr           # to show a snapshot's figures
-need setfacl acl             # the tests compare what the tools show
 need diff diffutils
 if [ "$(id -u)" -ne 0 ]; then
     need fusermount3 fuse3   # root mounts without it
@@ -26,6 +25,7 @@ if [ "${1:-}" = tests ]; then
     need fio fio
     need stress-ng stress-ng
     need setfacl acl
+    need fusermount3 fuse3   # mounts by an ordinary user
     need setcap libcap2-bin
     need pgrep procps
     need perl perl           # to make a socket

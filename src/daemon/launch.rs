@@ -75,6 +75,13 @@ pub fn check_fuse() -> Result<()> {
         return Err(Error::new(ErrorKind::Permission, "only root may mount")
             .with_hint("Run it with sudo, or install fusermount3 (package fuse3)."));
     }
+    // fusermount3 opens the device with the user's own rights.
+    let open = || File::options().read(true).write(true).open("/dev/fuse");
+    if let (false, Err(error)) = (root, open()) {
+        let message = format!("/dev/fuse is not for this user: {error}");
+        return Err(Error::new(ErrorKind::Permission, message)
+            .with_hint("Run it with sudo, or let everybody use it: `chmod 666 /dev/fuse`."));
+    }
     Ok(())
 }
 

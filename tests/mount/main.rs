@@ -34,5 +34,6 @@ mod times;
 mod twin;
 mod unlinked;
 mod unnamed;
+mod unprivileged;
 mod watches;
 mod xattrs;
