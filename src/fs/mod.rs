@@ -77,7 +77,7 @@ pub use self::types::{
 pub use crate::format::{FileKind, InodeNo, Timestamp};
 
 use self::orphan::Unfinished;
-use self::records::{Records, path_of};
+use self::records::{Records, exact_path, path_of};
 use self::table::{ContentLocks, NodeTable};
 use self::transaction::Transaction;
 use self::view::Views;
@@ -223,6 +223,15 @@ impl Filesystem {
     /// Returns the files with an unreleased open for writing.
     pub fn open_for_write(&self) -> Vec<NodeId> {
         self.nodes.open_for_write()
+    }
+
+    /// Returns a path of a live file from the root of the mount, as bytes; none where it has no name.
+    ///
+    /// Its directories are searched from end to end. Others may rename it meanwhile.
+    pub fn path(&self, node: NodeId) -> Option<Vec<u8>> {
+        let NodeKind::Live(ino) = node.kind() else { return None };
+        let guard = self.head.read().ok()?;
+        exact_path(&guard.reader(), ino)
     }
 
     /// Brings in the kernel's dirty pages of all files that are open for writing.

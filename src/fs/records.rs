@@ -126,28 +126,46 @@ pub(super) fn orphans(reader: &Reader<'_>) -> Result<Vec<(InodeNo, OrphanKind)>,
 pub(super) fn path_of(reader: &Reader<'_>, ino: InodeNo) -> String {
     /// Deeper directories are cut off in messages.
     const MAX_DEPTH: usize = 64;
-    let mut names: Vec<String> = Vec::new();
-    let mut at = ino;
-    while at != crate::format::ROOT_INODE && names.len() < MAX_DEPTH {
-        let Ok(Some(inode)) = reader.find_inode(at) else { break };
-        let Some(name) = name_in(reader, inode.parent, at) else { break };
-        names.push(name);
-        at = inode.parent;
-    }
-    if at != crate::format::ROOT_INODE {
-        names.push(format!("(inode {at})"));
+    let (names, top) = names_up(reader, ino, MAX_DEPTH);
+    let mut names: Vec<_> =
+        names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+    if top != crate::format::ROOT_INODE {
+        names.push(format!("(inode {top})"));
     }
     names.reverse();
     format!("/{}", names.join("/"))
 }
 
-fn name_in(reader: &Reader<'_>, dir: InodeNo, ino: InodeNo) -> Option<String> {
+/// Returns a path that leads from the root to an inode, without a leading slash; none if there is none that
+/// a system call would take.
+pub(super) fn exact_path(reader: &Reader<'_>, ino: InodeNo) -> Option<Vec<u8>> {
+    /// A name and a slash take two bytes at least of Linux's PATH_MAX.
+    const MAX_DEPTH: usize = 2048;
+    let (mut names, top) = names_up(reader, ino, MAX_DEPTH);
+    names.reverse();
+    (top == crate::format::ROOT_INODE && !names.is_empty()).then(|| names.join(&b'/'))
+}
+
+/// The names from an inode upwards, as far as they are found, and the inode where that ends.
+fn names_up(reader: &Reader<'_>, ino: InodeNo, max_depth: usize) -> (Vec<Vec<u8>>, InodeNo) {
+    let mut names = Vec::new();
+    let mut at = ino;
+    while at != crate::format::ROOT_INODE && names.len() < max_depth {
+        let Ok(Some(inode)) = reader.find_inode(at) else { break };
+        let Some(name) = name_in(reader, inode.parent, at) else { break };
+        names.push(name);
+        at = inode.parent;
+    }
+    (names, at)
+}
+
+fn name_in(reader: &Reader<'_>, dir: InodeNo, ino: InodeNo) -> Option<Vec<u8>> {
     let first = Key::inode(dir, KeyKind::Dirent, 0);
     let last = Key::inode(dir, KeyKind::Dirent, MAX_SUB);
     let mut found = None;
     let scan = reader.range(first, last, &mut |_, chain| {
         let hit = dirent_chain(chain).flatten().find(|entry| entry.ino == ino);
-        found = hit.map(|entry| String::from_utf8_lossy(entry.name).into_owned());
+        found = hit.map(|entry| entry.name.to_vec());
         if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     scan.ok().and(found)

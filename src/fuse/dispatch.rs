@@ -79,8 +79,10 @@ impl Context {
                 node.is_snapshot_dir().then_some(Lane::Snapshot)
             }
             Operation::Rename { new_parent, .. } => {
-                let touches = node.is_snapshot_dir() || NodeId(*new_parent).is_snapshot_dir();
-                touches.then_some(Lane::Snapshot)
+                // One between a `.snapshots` and a live directory is refused at once: queued behind a
+                // flush, it would hold the lock of a directory that the flush may have to look into.
+                let within = node.is_snapshot_dir() && NodeId(*new_parent).is_snapshot_dir();
+                within.then_some(Lane::Snapshot)
             }
             _ => None,
         }

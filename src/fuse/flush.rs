@@ -12,10 +12,11 @@
 //! ([`super::helper`] says why), otherwise the calling thread.
 //!
 //! The mount is opened for the time of the flush alone, since an open descriptor would keep it
-//! from being unmounted. Where the mount point is covered and the mount out of reach, or the daemon
-//! may not open by handle (CAP_DAC_READ_SEARCH), the kernel is told to drop the inode's pages
-//! instead, and writes them back first: slower by an order of magnitude, and the file's mtime stays
-//! behind until the file is closed.
+//! from being unmounted. Where the daemon may not open by handle (CAP_DAC_READ_SEARCH), because an
+//! ordinary user mounted, it opens by path. What has none any more, or is out of reach because
+//! another mount covers the mount point, the kernel is told to drop the pages of, and writes them
+//! back first: slower by an order of magnitude, and the file's mtime stays behind until the file is
+//! closed.
 //!
 //! Lock order: a flush waits for inode locks, whose holders wait for workers or for a lane. So none
 //! runs on a worker, none runs in the lane in which FSYNC requests wait, and the write-back for a
@@ -29,7 +30,7 @@ use parking_lot::Mutex;
 
 use super::helper::Helper;
 use super::notify::Notifier;
-use super::write_back::{How, Place};
+use super::write_back::{How, Place, Target};
 use crate::fs::NodeId;
 
 /// Flushes inodes of one mount.
@@ -63,21 +64,29 @@ impl Flusher {
         self.running.load(Ordering::Acquire) > 0 && self.threads.lock().contains(&thread)
     }
 
-    /// Brings in what was dirty of these nodes when the call began.
-    pub(crate) fn flush(&self, nodes: &[NodeId]) {
-        let nodes: Vec<u64> =
-            nodes.iter().filter(|node| node.is_live()).map(|node| node.0).collect();
-        if !nodes.is_empty() {
-            let helper = self.helpers.as_ref().map(|(flush, _)| flush);
-            self.bring_in(helper, &nodes, How::Fsync);
-        }
+    /// Brings in what was dirty of these nodes when the call began. `path` says where a node is.
+    pub(crate) fn flush(&self, nodes: &[NodeId], path: impl Fn(NodeId) -> Option<Vec<u8>>) {
+        let nodes = nodes.iter().filter(|node| node.is_live());
+        let targets: Vec<_> = nodes.map(|node| Target::by_handle(node.0)).collect();
+        let helper = self.helpers.as_ref().map(|(flush, _)| flush);
+        let refused = self.bring_in(helper, &targets, How::Fsync);
+        let named = refused.iter().filter_map(|&node| {
+            let path = path(NodeId(node))?;
+            Some(Target { node, path })
+        });
+        let named: Vec<_> = named.collect();
+        let still = self.bring_in(helper, &named, How::Fsync);
+        let reached =
+            |node: &u64| named.iter().any(|target| target.node == *node) && !still.contains(node);
+        self.drop_pages(refused.iter().copied().filter(|node| !reached(node)));
     }
 
     /// Brings in one node's pages for a caller that holds the inode's lock: fsync would wait for
     /// it, and it for us.
     pub(crate) fn write_back(&self, node: NodeId) {
         let helper = self.helpers.as_ref().map(|(_, write_back)| write_back);
-        self.bring_in(helper, &[node.0], How::Pages);
+        let refused = self.bring_in(helper, &[Target::by_handle(node.0)], How::Pages);
+        self.drop_pages(refused.into_iter());
     }
 
     /// Has the kernel ask for the attributes of these nodes again.
@@ -91,38 +100,34 @@ impl Flusher {
 
     /// Returns those of the nodes that the kernel has nothing of; none where it can't be asked.
     pub(crate) fn absent(&self, nodes: &[NodeId]) -> Vec<NodeId> {
+        if self.place.get().is_none() {
+            return Vec::new();
+        }
         let helper = self.helpers.as_ref().map(|(_, write_back)| write_back);
-        let nodes: Vec<u64> = nodes.iter().map(|node| node.0).collect();
-        let Some(place) = self.place.get() else { return Vec::new() };
-        self.by_handle(helper, place, &nodes, How::Absent).into_iter().map(NodeId).collect()
+        let targets: Vec<_> = nodes.iter().map(|node| Target::by_handle(node.0)).collect();
+        self.bring_in(helper, &targets, How::Absent).into_iter().map(NodeId).collect()
     }
 
-    fn bring_in(&self, helper: Option<&Helper>, nodes: &[u64], how: How) {
-        let refused = match self.place.get() {
-            Some(place) => self.by_handle(helper, place, nodes, how),
-            None => nodes.to_vec(),
-        };
-        if !refused.is_empty() {
-            let dir = self.dir.display();
-            tracing::debug!(%dir, count = refused.len(), "inodes cannot be opened by handle");
-        }
-        for node in refused {
+    /// The last resort.
+    fn drop_pages(&self, nodes: impl Iterator<Item = u64>) {
+        for node in nodes {
             if let Err(error) = self.notifier.inval_inode(node) {
                 tracing::warn!(node, %error, "the kernel did not write a file back");
             }
         }
     }
 
-    fn by_handle(
-        &self,
-        helper: Option<&Helper>,
-        place: &Place,
-        nodes: &[u64],
-        how: How,
-    ) -> Vec<u64> {
+    /// Brings in what can be opened; returns the other nodes.
+    fn bring_in(&self, helper: Option<&Helper>, targets: &[Target], how: How) -> Vec<u64> {
+        if targets.is_empty() {
+            return Vec::new();
+        }
+        let Some(place) = self.place.get() else {
+            return targets.iter().map(|target| target.node).collect();
+        };
         if let Some(helper) = helper {
             let known = |process| self.register(process);
-            match helper.bring_in(place, nodes, how, known) {
+            match helper.bring_in(place, targets, how, known) {
                 Ok(refused) => return refused,
                 Err(error) => tracing::warn!(%error, "the flush helper failed; doing without"),
             }
@@ -130,7 +135,7 @@ impl Flusher {
         // A thread id is positive.
         let thread = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
         let _flushing = self.register(thread);
-        place.bring_in(nodes, how)
+        place.bring_in(targets, how)
     }
 
     fn register(&self, thread: u32) -> Flushing<'_> {

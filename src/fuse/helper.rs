@@ -14,7 +14,8 @@
 //! | how: 0 fsync, 1 pages alone, 2 nothing | 8 |
 //! | `st_dev` of the mount | 8 |
 //! | bytes of the mount point, and how many nodes | 8 + 8 |
-//! | mount point, nodes | 8 a node |
+//! | mount point; each node, and the bytes of its path | 16 a node |
+//! | paths, one behind the other | |
 //!
 //! The reply is a count, 8 bytes, and the nodes that could not be opened; for 2 those that the kernel has
 //! nothing of. Integers are in the
@@ -28,13 +29,13 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use parking_lot::Mutex;
 
-use super::write_back::{How, Place};
+use super::write_back::{How, Place, Target};
 
 /// The argument that makes a program run [`flush_helper`].
 pub const FLUSH_HELPER: &str = "flush-helper";
 /// Most nodes of a request: open files of a whole machine, and no more memory than 64 MiB.
 const MAX_NODES: u64 = 8 << 20;
-/// Longest mount point, Linux's PATH_MAX.
+/// Longest mount point and longest path below it, Linux's PATH_MAX.
 const MAX_DIR_BYTES: u64 = 4096;
 
 /// The daemon's side.
@@ -61,7 +62,7 @@ impl Helper {
     pub(crate) fn bring_in<G>(
         &self,
         place: &Place,
-        nodes: &[u64],
+        targets: &[Target],
         how: How,
         known: impl FnOnce(u32) -> G,
     ) -> io::Result<Vec<u64>> {
@@ -71,7 +72,7 @@ impl Helper {
             None => Process::start(&self.program)?,
         };
         let guard = known(process.child.id());
-        let refused = process.ask(place, nodes, how);
+        let refused = process.ask(place, targets, how);
         drop(guard);
         // After an error it is not started from where it stopped: the next one is a new one.
         if refused.is_ok() {
@@ -96,8 +97,8 @@ impl Process {
         }
     }
 
-    fn ask(&mut self, place: &Place, nodes: &[u64], how: How) -> io::Result<Vec<u64>> {
-        self.requests.write_all(&encode(place, nodes, how))?;
+    fn ask(&mut self, place: &Place, targets: &[Target], how: How) -> io::Result<Vec<u64>> {
+        self.requests.write_all(&encode(place, targets, how))?;
         let count = read_u64(&mut self.replies)?;
         read_nodes(&mut self.replies, count)
     }
@@ -123,7 +124,7 @@ pub fn flush_helper(requests: &mut impl Read, replies: &mut impl Write) -> io::R
 fn serve(
     requests: &mut impl Read,
     replies: &mut impl Write,
-    bring_in: impl Fn(&Place, &[u64], How) -> Vec<u64>,
+    bring_in: impl Fn(&Place, &[Target], How) -> Vec<u64>,
 ) -> io::Result<()> {
     loop {
         let how = match read_u64(requests) {
@@ -141,9 +142,9 @@ fn serve(
         }
         let mut dir = vec![0; usize::try_from(dir_bytes).unwrap_or_default()];
         requests.read_exact(&mut dir)?;
-        let nodes = read_nodes(requests, count)?;
+        let targets = read_targets(requests, count)?;
         let place = Place { dir: OsString::from_vec(dir).into(), device_number };
-        let refused = bring_in(&place, &nodes, how);
+        let refused = bring_in(&place, &targets, how);
         let mut reply = (refused.len() as u64).to_ne_bytes().to_vec();
         reply.extend(refused.iter().flat_map(|node| node.to_ne_bytes()));
         replies.write_all(&reply)?;
@@ -151,20 +152,42 @@ fn serve(
     }
 }
 
-fn encode(place: &Place, nodes: &[u64], how: How) -> Vec<u8> {
+fn encode(place: &Place, targets: &[Target], how: How) -> Vec<u8> {
     let dir = place.dir.as_os_str().as_bytes();
     let how = match how {
         How::Fsync => 0,
         How::Pages => 1,
         How::Absent => 2,
     };
-    let mut bytes = Vec::with_capacity(32 + dir.len() + nodes.len() * 8);
-    for word in [how, place.device_number, dir.len() as u64, nodes.len() as u64] {
+    let paths: usize = targets.iter().map(|target| target.path.len()).sum();
+    let mut bytes = Vec::with_capacity(32 + dir.len() + targets.len() * 16 + paths);
+    for word in [how, place.device_number, dir.len() as u64, targets.len() as u64] {
         bytes.extend(word.to_ne_bytes());
     }
     bytes.extend(dir);
-    bytes.extend(nodes.iter().flat_map(|node| node.to_ne_bytes()));
+    for target in targets {
+        bytes.extend(target.node.to_ne_bytes());
+        bytes.extend((target.path.len() as u64).to_ne_bytes());
+    }
+    bytes.extend(targets.iter().flat_map(|target| &target.path));
     bytes
+}
+
+fn read_targets(from: &mut impl Read, count: u64) -> io::Result<Vec<Target>> {
+    if count > MAX_NODES {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let heads: Vec<(u64, u64)> =
+        (0..count).map(|_| Ok((read_u64(from)?, read_u64(from)?))).collect::<io::Result<_>>()?;
+    let target = |(node, len): (u64, u64)| {
+        if len > MAX_DIR_BYTES {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut path = vec![0; usize::try_from(len).unwrap_or_default()];
+        from.read_exact(&mut path)?;
+        Ok(Target { node, path })
+    };
+    heads.into_iter().map(target).collect()
 }
 
 fn read_u64(from: &mut impl Read) -> io::Result<u64> {
@@ -188,18 +211,26 @@ mod tests {
         Place { dir: "/mnt/x y".into(), device_number: 45 }
     }
 
+    fn named(node: u64, path: &[u8]) -> Target {
+        Target { node, path: path.to_vec() }
+    }
+
     #[test]
     fn requests_arrive_as_they_were_sent() {
-        let mut bytes = encode(&place(), &[1, 1 << 41], How::Fsync);
-        bytes.extend(encode(&place(), &[7], How::Pages));
+        let first = [Target::by_handle(1), named(1 << 41, b"d/f"), named(9, b"x")];
+        let mut bytes = encode(&place(), &first, How::Fsync);
+        bytes.extend(encode(&place(), &[Target::by_handle(7)], How::Pages));
         let seen = Mutex::new(Vec::new());
         let mut replies = Vec::new();
-        serve(&mut &bytes[..], &mut replies, |place, nodes, how| {
-            seen.lock().push((place.clone(), nodes.to_vec(), how));
-            nodes.iter().copied().filter(|&node| node == 7).collect()
+        serve(&mut &bytes[..], &mut replies, |place, targets, how| {
+            seen.lock().push((place.clone(), targets.to_vec(), how));
+            targets.iter().map(|target| target.node).filter(|&node| node == 7).collect()
         })
         .unwrap();
-        let expected = [(place(), vec![1, 1 << 41], How::Fsync), (place(), vec![7], How::Pages)];
+        let expected = [
+            (place(), first.to_vec(), How::Fsync),
+            (place(), vec![Target::by_handle(7)], How::Pages),
+        ];
         assert_eq!(*seen.lock(), expected);
         let words: Vec<_> = [0u64, 1, 7].iter().flat_map(|word| word.to_ne_bytes()).collect();
         assert_eq!(replies, words);
@@ -207,12 +238,12 @@ mod tests {
 
     #[test]
     fn a_request_that_is_cut_or_beyond_the_bounds_is_an_error() {
-        let whole = encode(&place(), &[1, 2], How::Fsync);
+        let whole = encode(&place(), &[Target::by_handle(1), named(2, b"path")], How::Fsync);
         for cut in 8..whole.len() {
             let served = serve(&mut &whole[..cut], &mut Vec::new(), |_, _, _| Vec::new());
             assert!(served.is_err(), "cut at {cut}");
         }
-        for (at, value) in [(0, 3u64), (16, 5000), (24, u64::MAX)] {
+        for (at, value) in [(0, 3u64), (16, 5000), (24, u64::MAX), (48, 5000)] {
             let mut bad = whole.clone();
             bad[at..at + 8].copy_from_slice(&value.to_ne_bytes());
             assert!(serve(&mut &bad[..], &mut Vec::new(), |_, _, _| Vec::new()).is_err());
@@ -222,8 +253,8 @@ mod tests {
     #[test]
     fn a_program_that_does_not_answer_is_an_error() {
         let helper = Helper::new("/bin/true".into());
-        assert!(helper.bring_in(&place(), &[1], How::Fsync, |_| ()).is_err());
+        assert!(helper.bring_in(&place(), &[Target::by_handle(1)], How::Fsync, |_| ()).is_err());
         let absent = Helper::new("/nonexistent/program".into());
-        assert!(absent.bring_in(&place(), &[1], How::Fsync, |_| ()).is_err());
+        assert!(absent.bring_in(&place(), &[Target::by_handle(1)], How::Fsync, |_| ()).is_err());
     }
 }

@@ -338,7 +338,10 @@ impl Mount {
         let flusher =
             Arc::new(Flusher::new(dir.clone(), notifier.clone(), options.flush_program.clone()));
         let hook = Arc::clone(&flusher);
-        fs.set_flush_hook(Some(Box::new(move |nodes: &[NodeId]| hook.flush(nodes))));
+        // The file system holds the hook, so the hook must not hold the file system.
+        let weak = Arc::downgrade(&fs);
+        let path = move |node| weak.upgrade().and_then(|fs| fs.path(node));
+        fs.set_flush_hook(Some(Box::new(move |nodes: &[NodeId]| hook.flush(nodes, &path))));
         let snapshot_dirs = SnapshotDirs::new(notifier.clone());
         let session = options.session;
         let context = Arc::new(Context {

@@ -1,12 +1,15 @@
-//! Makes the kernel write back what is dirty of given inodes, by opening them by their handles.
+//! Makes the kernel write back what is dirty of given inodes, by opening them by their handles or paths.
 //!
 //! Whoever runs this waits for requests that the mount's daemon serves. Killed in that state, it
 //! lives on until they are answered: so it should not be the daemon itself (see [`super::helper`]).
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 use super::sys;
 
@@ -22,6 +25,44 @@ pub(crate) enum How {
     Pages,
     /// Nothing: the question is which of the inodes the kernel does not have.
     Absent,
+}
+
+/// A file to be written back, and how to reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) node: u64,
+    /// Its path from the mount point; empty to open it by its handle.
+    pub(crate) path: Vec<u8>,
+}
+
+impl Target {
+    /// Opened by its handle.
+    pub(crate) fn by_handle(node: u64) -> Target {
+        Target { node, path: Vec::new() }
+    }
+
+    fn open(&self, mount: &File) -> io::Result<File> {
+        if self.path.is_empty() {
+            sys::open_cached_inode(mount.as_fd(), self.node)
+        } else {
+            self.open_by_path(mount)
+        }
+    }
+
+    /// For writing where it may not be read: either does for fsync. The path may have become another
+    /// file's.
+    fn open_by_path(&self, mount: &File) -> io::Result<File> {
+        let flags = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+        let open = |flags| rustix::fs::openat(mount, self.path.as_slice(), flags, Mode::empty());
+        let file = open(flags | OFlags::RDONLY | OFlags::NOATIME)
+            .or_else(|_| open(flags | OFlags::WRONLY))
+            .map(File::from)?;
+        if file.metadata()?.ino() == self.node {
+            Ok(file)
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
+    }
 }
 
 /// Where a mount is.
@@ -40,27 +81,28 @@ impl Place {
     /// A busy writer does not keep it for ever: fsync waits for the pages that were dirty, no more.
     ///
     /// With [`How::Absent`] it returns those that the kernel has nothing of.
-    pub(crate) fn bring_in(&self, nodes: &[u64], how: How) -> Vec<u64> {
+    pub(crate) fn bring_in(&self, targets: &[Target], how: How) -> Vec<u64> {
         if how == How::Absent {
-            return self.absent(nodes);
+            return self.absent(targets);
         }
-        let Some(mount) = self.open() else { return nodes.to_vec() };
+        let all = || targets.iter().map(|target| target.node).collect();
+        let Some(mount) = self.open() else { return all() };
         let mut refused = Vec::new();
-        for batch in nodes.chunks(BATCH) {
+        for batch in targets.chunks(BATCH) {
             let mut files = Vec::with_capacity(batch.len());
-            for &node in batch {
-                match sys::open_cached_inode(mount.as_fd(), node) {
-                    Ok(file) => files.push((node, file)),
+            for target in batch {
+                match target.open(&mount) {
+                    Ok(file) => files.push(file),
                     // The kernel has no such inode any more, so it has no dirty pages of it.
                     Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {}
-                    Err(_) => refused.push(node),
+                    Err(_) => refused.push(target.node),
                 }
             }
             // All are started before one is waited for. What this leaves out, the rest does.
-            for (_, file) in &files {
+            for file in &files {
                 let _ = sys::start_write_back(file);
             }
-            for (_, file) in &files {
+            for file in &files {
                 // A failed write-back is reported to the writer, by its own fsync or close.
                 let _ = if how == How::Fsync { file.sync_all() } else { sys::write_back(file) };
             }
@@ -68,10 +110,10 @@ impl Place {
         refused
     }
 
-    fn absent(&self, nodes: &[u64]) -> Vec<u64> {
+    fn absent(&self, targets: &[Target]) -> Vec<u64> {
         let Some(mount) = self.open() else { return Vec::new() };
-        let absent = |node: &u64| matches!(sys::is_cached(mount.as_fd(), *node), Ok(false));
-        nodes.iter().copied().filter(absent).collect()
+        let nodes = targets.iter().map(|target| target.node);
+        nodes.filter(|node| matches!(sys::is_cached(mount.as_fd(), *node), Ok(false))).collect()
     }
 
     /// Opens the mount, wherever it can be reached: another one may cover its mount point.

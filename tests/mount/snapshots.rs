@@ -85,6 +85,22 @@ fn names_are_checked_and_only_the_root_makes_snapshots() {
 }
 
 #[test]
+fn nothing_is_moved_into_snapshots_or_out() {
+    let m = TestMount::new();
+    fs::create_dir_all(m.path("d/e")).unwrap();
+    fs::create_dir(m.path(".snapshots/s")).unwrap();
+    let rename = |from: &str, to: &str| errno(fs::rename(m.path(from), m.path(to)));
+    assert_eq!(rename("d", ".snapshots/t"), Some(libc::EPERM));
+    assert_eq!(rename(".snapshots/s", "t"), Some(libc::EPERM));
+    assert_eq!(rename(".snapshots/s", "d/e"), Some(libc::EPERM));
+    assert_eq!(rename("d", ".snapshots/s"), Some(libc::EPERM));
+    assert_eq!(rename(".snapshots/s/d", ".snapshots/s/x"), Some(libc::EROFS));
+    assert_eq!(rename(".snapshots/s/d", "x"), Some(libc::EROFS));
+    assert_eq!(rename("d", ".snapshots/s/x"), Some(libc::EROFS));
+    assert!(m.path(".snapshots/s/d/e").is_dir() && m.path("d/e").is_dir());
+}
+
+#[test]
 fn a_snapshot_is_renamed_and_an_absent_name_is_not_remembered() {
     let m = TestMount::new();
     fs::write(m.path("f"), b"x").unwrap();

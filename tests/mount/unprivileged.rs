@@ -169,10 +169,11 @@ fn snapshots_hold_what_had_returned_without_the_privilege_to_open_by_handle() {
         for round in 0..8 {
             files.iter_mut().for_each(|file| file.scribble(&mut random));
             let then: Vec<_> = files.iter().map(|file| file.content.clone()).collect();
+            let times: Vec<_> = files.iter().map(|w| w.file.metadata().unwrap()).collect();
             let dir = format!(".snapshots/round-{round}");
             fs::create_dir(&dir).unwrap();
             files.iter_mut().for_each(|file| file.scribble(&mut random));
-            for (file, content) in files.iter().zip(&then) {
+            for ((file, content), live) in files.iter().zip(&then).zip(&times) {
                 let path = Path::new(&dir).join(&file.name);
                 if file.name == "watched-4" {
                     assert_eq!(errno(File::open(&path)), Some(libc::EACCES));
@@ -181,6 +182,17 @@ fn snapshots_hold_what_had_returned_without_the_privilege_to_open_by_handle() {
                 let frozen = fs::read(&path).unwrap();
                 let at = frozen.iter().zip(content).position(|(a, b)| a != b);
                 assert!(frozen == *content, "seed {SEED}, round {round}, {}: {at:?}", file.name);
+                // Where the daemon knows no path of a file (it is sought in the directory where the file was
+                // made) the kernel sends the pages without the times.
+                if file.name == "sub/second" {
+                    continue;
+                }
+                let stat = fs::metadata(&path).unwrap();
+                assert!(
+                    (stat.mtime(), stat.mtime_nsec()) >= (live.mtime(), live.mtime_nsec()),
+                    "{}",
+                    file.name
+                );
             }
         }
         // The one that could not be looked at.

@@ -55,6 +55,19 @@ fn orphans_go_at_unmount_and_after_a_crash() {
 }
 
 #[test]
+fn a_file_has_a_path_while_it_has_a_name() {
+    let world = World::new();
+    world.mkdir("d").unwrap();
+    let file = world.put("d/f", b"x").node;
+    assert_eq!(world.fs.path(file).unwrap(), b"d/f");
+    world.fs.rename(&world.root, world.at("d").node, b"f", ROOT, b"g\xff", 0).unwrap();
+    assert_eq!(world.fs.path(file).unwrap(), b"g\xff");
+    world.fs.unlink(&world.root, ROOT, b"g\xff").unwrap();
+    assert_eq!(world.fs.path(file), None);
+    assert_eq!(world.fs.path(ROOT), None);
+}
+
+#[test]
 fn a_node_is_found_by_itself_until_it_has_ended() {
     let world = World::new();
     let file = world.put("f", b"x").node;
