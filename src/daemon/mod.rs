@@ -90,7 +90,11 @@ pub fn upgrade(pool: &Path, program: &Path) -> Result<Option<DaemonRow>> {
         _ => None,
     };
     let Some(before) = daemon(ask_daemon(pool, &Request::Status)?) else { return Ok(None) };
-    client::ask(pool, &Request::Upgrade { program: program.to_owned().into() })?;
+    match client::ask(pool, &Request::Upgrade { program: program.to_owned().into() }) {
+        // It may be gone before its answer is.
+        Err(error) if error.kind != ErrorKind::Lost => return Err(error),
+        _ => {}
+    }
     let patience = Patience::new();
     loop {
         // Until the one that answered is gone it may still answer.

@@ -12,8 +12,8 @@ use super::device::Device;
 use super::encode::Out;
 use super::flush::Flusher;
 use super::lane::Lane;
-use super::policy::Attributes;
 use super::notify::Notifier;
+use super::policy::Attributes;
 use super::reply::Reply;
 use super::room::{Room, bytes_to_write};
 use super::snapshot_dirs::SnapshotDirs;
@@ -190,7 +190,7 @@ impl Context {
     /// Refuses a write that there is no room for; the caller waits for the size of the file.
     fn admit_write(&self, thread: u32) -> Result<(), Error> {
         let Some(bytes) = bytes_to_write(thread) else { return Ok(()) };
-        self.room.admit(&self.fs, bytes, || self.flusher.flush(&self.fs.open_for_write()))
+        self.room.admit(&self.fs, bytes, || self.fs.flush_dirty())
     }
 
     /// Data has come, or (none) a file is opened for writing: the room may have become short.

@@ -107,6 +107,14 @@ impl Pool {
         run()
     }
 
+    /// Runs a part of a request that does not complete it, though it may make commits that would by themselves.
+    pub fn aside<T>(&self, run: impl FnOnce() -> T) -> T {
+        let request = CURRENT.replace(Current::None);
+        let done = run();
+        CURRENT.set(request);
+        done
+    }
+
     /// Returns the result of a request that an earlier process has carried out. None of one that it has
     /// not; needs [`super::OpenOptions::keep_answers`].
     pub fn answer_to(&self, request: RequestId) -> Option<u64> {

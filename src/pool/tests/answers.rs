@@ -33,10 +33,19 @@ fn the_next_process_knows_what_was_carried_out() {
     carry_out(&pool, 2, 55, || {});
     pool.carry_out(request(4), || put(&pool.volume("main").unwrap(), 100, b"one of several"));
     pool.carry_out(request(6), || ());
+    pool.carry_out(request(8), || {
+        pool.aside(|| {
+            let volume = pool.volume("main").unwrap();
+            let mut update = volume.update(Intent::Grow).unwrap();
+            update.completes(1);
+            update.commit(Vec::new()).unwrap();
+        });
+    });
     let pool = reopened(&storage, pool);
     assert_eq!(pool.answer_to(request(2)), Some(55));
     assert_eq!(pool.answer_to(request(4)), None, "its last commit was not made");
     assert_eq!(pool.answer_to(request(6)), None);
+    assert_eq!(pool.answer_to(request(8)), None, "only a part of it was done");
     assert_eq!(pool.answer_to(RequestId { session: 8, unique: 2 }), None);
 }
 
