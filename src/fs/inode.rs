@@ -77,7 +77,7 @@ pub(super) fn apply_attributes(
 ) -> Result<(), Error> {
     let now = tx.now();
     if set.uid.is_some() || set.gid.is_some() {
-        let clear = !inode.is_dir();
+        let clear = !inode.is_dir() && !set.keep_privileges;
         // Without group execution the bit means mandatory locking, and only strangers lose it.
         let stranger = caller.uid != 0 && !caller.is_unknown() && !caller.in_group(inode.gid);
         inode.uid = set.uid.unwrap_or(inode.uid);
@@ -95,7 +95,7 @@ pub(super) fn apply_attributes(
             acl::change_mode(tx, ino, inode)?;
         }
     }
-    if set.kill_suidgid && !inode.is_dir() {
+    if set.kill_suidgid && !set.keep_privileges && !inode.is_dir() {
         clear_privileges(tx, ino, inode)?;
     }
     if set.kill_setgid && !inode.is_dir() {

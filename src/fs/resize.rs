@@ -70,7 +70,9 @@ impl Filesystem {
         inode.size = size;
         let modified = set.mtime.or(Some(SetTime::Now));
         apply_attributes(&mut tx, caller, ino, &mut inode, &SetAttr { mtime: modified, ..*set })?;
-        super::xattr::drop_capability(&mut tx, ino, &mut inode)?;
+        if !set.keep_privileges {
+            super::xattr::drop_capability(&mut tx, ino, &mut inode)?;
+        }
         tx.put_inode(ino, &inode);
         tx.complete(ino.0)?;
         if rest {

@@ -145,6 +145,8 @@ pub struct SetAttr {
     pub ctime: Option<Timestamp>,
     /// A change of size by somebody who may not keep setuid and setgid bits.
     pub kill_suidgid: bool,
+    /// A new owner or size leaves setuid and setgid bits and capabilities: it is part of a copy.
+    pub keep_privileges: bool,
     /// The setgid bit goes also where the group may not execute: the caller is not of that group.
     pub kill_setgid: bool,
 }

@@ -433,6 +433,7 @@ fn decode_setattr(mut c: Cursor<'_>) -> Result<SetAttr, Malformed> {
         ctime: set(fattr::CTIME).then_some(at(ctime, ctime_nsec)),
         kill_suidgid: set(fattr::KILL_SUIDGID),
         kill_setgid: false,
+        keep_privileges: false,
     })
 }
 

@@ -5,7 +5,10 @@
 //! - FALLOCATE and COPY_FILE_RANGE, which come without a word about it;
 //! - a set-group-id bit without execution by the group: it goes when the caller is not of that group;
 //! - `chown(path, -1, -1)`, which takes the bits and is the owner's to do: it comes as a SETATTR of the
-//!   change time alone, as nothing else does (times that the kernel kept come with the modification time).
+//!   change time alone, as nothing else does (times that the kernel kept come with the modification time);
+//! - owner and size that the kernel itself sets (overlayfs, when it copies a file up with all that it has),
+//!   which takes nothing: they come without the change time, which chown(2) of a regular file always has, and
+//!   truncate(2) if it changes the size.
 //!
 //! All this is asked of /proc, for files that have such bits; so others pay for looking at the mode alone.
 
@@ -34,6 +37,10 @@ impl Context {
         set: SetAttr,
     ) -> Result<Attr, Error> {
         let mut set = set;
+        let same_size = set.size.is_some() && !set.kill_suidgid;
+        if set.ctime.is_none() && (set.uid.is_some() || set.gid.is_some() || same_size) {
+            set.keep_privileges = self.is_regular(node);
+        }
         let ctime_alone = SetAttr { ctime: set.ctime, ..SetAttr::default() };
         if set.ctime.is_some() && set == ctime_alone {
             if let Some(attr) = self.privileged(node) {
@@ -71,8 +78,13 @@ impl Context {
         }
         let kill_setgid = !caller.counts_as_member(attr.gid);
         let set = SetAttr { kill_suidgid: true, kill_setgid, ..SetAttr::default() };
-        self.fs.setattr(&Caller::root(), node, &set)?;
+        // The request itself is still to be carried out.
+        self.fs.volume().pool().aside(|| self.fs.setattr(&Caller::root(), node, &set))?;
         self.notifier.inval_attributes(node.0).map_err(|error| Error::Io(error.to_string()))
+    }
+
+    fn is_regular(&self, node: NodeId) -> bool {
+        node.is_live() && self.fs.getattr(node).is_ok_and(|attr| attr.kind() == FileKind::Regular)
     }
 
     /// Whether the file has a set-group-id bit that only members of its group keep, and the caller is none.

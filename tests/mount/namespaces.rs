@@ -188,3 +188,27 @@ fn sizes_and_numbers_beyond_those_of_ext4() {
     assert_eq!(names(&path).unwrap().len(), made);
     assert_eq!(getxattr(&path, "user.large-3", &mut [0u8; 100]), Ok(9));
 }
+
+/// overlayfs copies a file up with its bits and capabilities first and its owner last, from within the kernel.
+#[test]
+fn an_overlay_that_copies_a_file_up_keeps_its_privileges() {
+    let m = TestMount::new();
+    let script = r#"
+        lower=$(mktemp -d); merged=$(mktemp -d)
+        trap 'umount "$merged"; rm -r "$lower" "$merged"' EXIT
+        mkdir upper work
+        echo x > "$lower/program"; chown 1:2 "$lower/program"; chmod 6755 "$lower/program"
+        cp /bin/true "$lower/able"; setcap cap_net_raw+ep "$lower/able"
+        mount -t overlay overlay -o "lowerdir=$lower,upperdir=upper,workdir=work" "$merged"
+        touch "$merged/program" "$merged/able"
+        stat -c '%a %u %g' "$merged/program" upper/program
+        getcap "$merged/able" upper/able | sed 's/.* //'
+        chown 3 upper/program; stat -c %a upper/program
+    "#;
+    let mut shell = std::process::Command::new("bash");
+    let done = shell.args(["-euc", script]).current_dir(m.root()).output().unwrap();
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let expected = "6755 1 2\n6755 1 2\ncap_net_raw=ep\ncap_net_raw=ep\n755\n";
+    assert_eq!(text, expected);
+}
