@@ -15,8 +15,9 @@ use super::lane::Lane;
 use super::notify::Notifier;
 use super::policy::Attributes;
 use super::reply::Reply;
-use super::room::{Room, bytes_to_write};
+use super::room::Room;
 use super::snapshot_dirs::SnapshotDirs;
+use super::syscall::bytes_to_write;
 use super::worker::PageBuffer;
 use crate::fs::{Caller, Entry, Error, Filesystem, Handle, NodeId};
 

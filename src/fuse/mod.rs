@@ -41,6 +41,7 @@ mod resent;
 mod room;
 mod snapshot_dirs;
 mod sys;
+mod syscall;
 mod worker;
 mod write_back;
 

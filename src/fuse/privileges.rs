@@ -7,14 +7,16 @@
 //! - `chown(path, -1, -1)`, which takes the bits and is the owner's to do: it comes as a SETATTR of the
 //!   change time alone, as nothing else does (times that the kernel kept come with the modification time);
 //! - owner and size that the kernel itself sets (overlayfs, when it copies a file up with all that it has),
-//!   which takes nothing: they come without the change time, which chown(2) of a regular file always has, and
-//!   truncate(2) if it changes the size.
+//!   which takes nothing. An owner comes without the change time then, which chown(2) of a regular file always
+//!   has. A size comes as from truncate(2), so of a file with capabilities the caller's system call is looked
+//!   up.
 //!
 //! All this is asked of /proc, for files that have such bits; so others pay for looking at the mode alone.
 
 use super::credentials::Credentials;
 use super::decode::Header;
 use super::dispatch::Context;
+use super::syscall;
 use crate::fs::{Attr, Caller, Error, FileKind, NodeId, SetAttr};
 
 const SETUID: u32 = libc::S_ISUID;
@@ -37,9 +39,10 @@ impl Context {
         set: SetAttr,
     ) -> Result<Attr, Error> {
         let mut set = set;
-        let same_size = set.size.is_some() && !set.kill_suidgid;
-        if set.ctime.is_none() && (set.uid.is_some() || set.gid.is_some() || same_size) {
+        if set.ctime.is_none() && (set.uid.is_some() || set.gid.is_some()) {
             set.keep_privileges = self.is_regular(node);
+        } else if set.size.is_some() && !set.kill_suidgid {
+            set.keep_privileges = self.is_capable(node) && !syscall::truncates(header.pid);
         }
         let ctime_alone = SetAttr { ctime: set.ctime, ..SetAttr::default() };
         if set.ctime.is_some() && set == ctime_alone {
@@ -85,6 +88,10 @@ impl Context {
 
     fn is_regular(&self, node: NodeId) -> bool {
         node.is_live() && self.fs.getattr(node).is_ok_and(|attr| attr.kind() == FileKind::Regular)
+    }
+
+    fn is_capable(&self, node: NodeId) -> bool {
+        node.is_live() && self.fs.getxattr(node, b"security.capability").is_ok()
     }
 
     /// Whether the file has a set-group-id bit that only members of its group keep, and the caller is none.

@@ -1,0 +1,58 @@
+//! Which system call a caller waits in, where a request does not say what it is for.
+//!
+//! `/proc/PID/syscall` tells of a thread that sleeps: its number and arguments. The caller waits for our
+//! reply, so it does. Root may look at every thread; of others nothing may be known.
+
+/// Bytes that a waiting thread's system call is to write; none if it is no such call, or can't be seen.
+pub(crate) fn bytes_to_write(thread: u32) -> Option<u64> {
+    length(&read(thread)?)
+}
+
+/// Whether a thread is truncating a file, as far as can be seen: what can't counts as if.
+pub(crate) fn truncates(thread: u32) -> bool {
+    let call = read(thread);
+    let number = call.as_deref().and_then(|call| call.split_ascii_whitespace().next());
+    match number.and_then(|number| number.parse().ok()) {
+        Some(number) => {
+            matches!(number, libc::SYS_truncate | libc::SYS_ftruncate | libc::SYS_io_uring_enter)
+        }
+        None => true,
+    }
+}
+
+fn read(thread: u32) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{thread}/syscall")).ok()
+}
+
+/// Reads `NUMBER 0xARGUMENT...`.
+fn length(call: &str) -> Option<u64> {
+    let mut fields = call.split_ascii_whitespace();
+    let number: i64 = fields.next()?.parse().ok()?;
+    let mut argument = |skip| u64::from_str_radix(fields.nth(skip)?.strip_prefix("0x")?, 16).ok();
+    match number {
+        libc::SYS_write | libc::SYS_pwrite64 => argument(2),
+        libc::SYS_sendfile => argument(3),
+        libc::SYS_splice => argument(4),
+        // The lengths stand in the caller's memory: as if it were a page.
+        libc::SYS_writev | libc::SYS_pwritev | libc::SYS_pwritev2 => Some(4096),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_calls_that_write_and_how_much() {
+        let call = |number: i64| format!("{number} 0x3 0x7ffd 0x2000 0x4000 0x10 0x0 0x7f 0x55\n");
+        assert_eq!(length(&call(libc::SYS_write)), Some(0x2000));
+        assert_eq!(length(&call(libc::SYS_pwrite64)), Some(0x2000));
+        assert_eq!(length(&call(libc::SYS_sendfile)), Some(0x4000));
+        assert_eq!(length(&call(libc::SYS_splice)), Some(0x10));
+        assert_eq!(length(&call(libc::SYS_writev)), Some(4096));
+        assert_eq!(length(&call(libc::SYS_read)), None);
+        assert_eq!(length("running\n"), None);
+        assert_eq!(length("1 0x3"), None);
+    }
+}
