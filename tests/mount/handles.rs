@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
+use amberfs::fs::SnapDir;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::io::Errno;
 
@@ -225,6 +226,23 @@ fn files_in_snapshots_have_handles_until_the_snapshot_is_deleted() {
     fs::remove_dir(m.path(".snapshots/s")).unwrap();
     forget();
     assert_eq!(open_handle(&mount, &handle, libc::O_RDONLY).map(|_| ()), Err(Errno::STALE));
+}
+
+/// To connect a directory that it has forgotten with the root, the kernel seeks its name in the listing of the
+/// directory above; and `.snapshots` is in a listing only if that is asked for.
+#[test]
+fn directories_in_snapshots_are_found_by_handle_where_snapshots_are_listed() {
+    for (snapdir, found) in [(SnapDir::Visible, Ok(())), (SnapDir::Hidden, Err(Errno::STALE))] {
+        let m = TestMount::with_snapdir(snapdir);
+        plant(m.root());
+        fs::create_dir(m.path(".snapshots/s")).unwrap();
+        let handle = handle_of(&m.path(".snapshots/s/a/b")).unwrap();
+        let mount = File::open(m.root()).unwrap();
+        let open = || open_handle(&mount, &handle, libc::O_RDONLY | libc::O_DIRECTORY).map(|_| ());
+        assert_eq!(open(), Ok(()), "{snapdir:?}: the kernel has it");
+        forget();
+        assert_eq!(open(), found, "{snapdir:?}");
+    }
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod programs;
 mod random;
 mod ranges;
 mod snapshots;
+mod stacked;
 mod support;
 mod sys;
 mod times;

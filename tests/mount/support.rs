@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use amberfs::device::PoolDir;
-use amberfs::fs::{Atime, Filesystem, FsOptions, Timestamp};
+use amberfs::fs::{Atime, Filesystem, FsOptions, SnapDir, Timestamp};
 use amberfs::fuse::{Mount, MountOptions};
 use amberfs::pool::{Clock, CreateOptions, OpenOptions, Pool};
 
@@ -31,6 +31,7 @@ struct Mounted {
 pub(crate) struct TestMount {
     mounted: Option<Mounted>,
     mount_options: MountOptions,
+    snapdir: SnapDir,
     dir: tempfile::TempDir,
     pool_dir: tempfile::TempDir,
 }
@@ -48,14 +49,18 @@ impl TestMount {
 
     /// On a pool of so many bytes.
     pub(crate) fn of_size(size_bytes: u64) -> Self {
-        Self::made(MountOptions::default(), size_bytes)
+        Self::made(MountOptions::default(), size_bytes, SnapDir::Hidden)
+    }
+
+    pub(crate) fn with_snapdir(snapdir: SnapDir) -> Self {
+        Self::made(MountOptions::default(), 2 << 30, snapdir)
     }
 
     pub(crate) fn with(mount_options: MountOptions) -> Self {
-        Self::made(mount_options, 2 << 30)
+        Self::made(mount_options, 2 << 30, SnapDir::Hidden)
     }
 
-    fn made(mount_options: MountOptions, size_bytes: u64) -> Self {
+    fn made(mount_options: MountOptions, size_bytes: u64, snapdir: SnapDir) -> Self {
         let (dir, pool_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let lock = PoolDir::create(&pool_dir.path().join("pool")).unwrap();
         let create = CreateOptions {
@@ -67,7 +72,7 @@ impl TestMount {
         let pool = Pool::create(lock.storage(), &create, open_options()).unwrap();
         let root = Filesystem::format_root(RealClock.now(), 0, 0, 0o755);
         pool.create_volume("main", &root).unwrap();
-        let mut made = TestMount { mounted: None, mount_options, dir, pool_dir };
+        let mut made = TestMount { mounted: None, mount_options, snapdir, dir, pool_dir };
         made.mount_pool(pool, lock);
         made
     }
@@ -76,7 +81,7 @@ impl TestMount {
         let volume = pool.volume("main").unwrap();
         let MountOptions { read_only, noatime, .. } = self.mount_options;
         let atime = if noatime { Atime::Noatime } else { Atime::Relatime };
-        let options = FsOptions { read_only, atime, ..FsOptions::default() };
+        let options = FsOptions { read_only, atime, snapdir: self.snapdir, ..FsOptions::default() };
         let fs = Arc::new(Filesystem::new(volume, options).unwrap());
         let mount = Mount::new(Arc::clone(&fs), self.dir.path(), &self.mount_options).unwrap();
         self.mounted = Some(Mounted { mount, fs, pool, _lock: lock });

@@ -145,19 +145,26 @@ fn renames_of_every_kind_between_everything() {
         RenameFlags::EXCHANGE | RenameFlags::WHITEOUT,
     ];
     alike(|root, log| {
+        plant(root);
         for flags in flags {
             for from in NAMES {
                 for to in NAMES {
-                    plant(root);
                     let done = renameat_with(CWD, root.join(from), CWD, root.join(to), flags);
-                    let after = if done.is_ok() { tree(root) } else { Vec::new() };
-                    log.note(format!("{from} to {to}, {flags:?}"), (done, after));
+                    let what = format!("{from} to {to}, {flags:?}");
+                    if done.is_err() {
+                        log.note(what, done);
+                        continue;
+                    }
+                    log.note(what, tree(root));
                     for entry in fs::read_dir(root).unwrap() {
                         let path = entry.unwrap().path();
                         let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
                     }
+                    plant(root);
                 }
             }
+            // What was refused has changed nothing.
+            log.note("in the end", tree(root));
         }
     });
 }
