@@ -334,6 +334,19 @@ impl Filesystem {
             Some(path)
         });
         let path = path.unwrap_or_default();
-        tracing::error!(volume = %self.volume.name(), node = node.0, path, "{what}");
+        let volume = self.volume.name();
+        match self.snapshot_name(node) {
+            Some(snapshot) => tracing::error!(volume, snapshot, path, node = node.0, "{what}"),
+            None => tracing::error!(volume, path, node = node.0, "{what}"),
+        }
+    }
+
+    /// The snapshot that a node is in, for messages; its number where it has no name any more.
+    fn snapshot_name(&self, node: NodeId) -> Option<String> {
+        let NodeKind::View { snapshot, .. } = node.kind() else {
+            return self.options.only_snapshot.clone();
+        };
+        let info = self.volume.pool().snapshot_by_number(self.volume.id(), snapshot);
+        Some(info.map_or_else(|_| format!("number {snapshot}"), |info| info.name))
     }
 }

@@ -1,0 +1,45 @@
+//! What the library logged, by thread.
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::Once;
+
+thread_local! {
+    static LINES: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+struct Lines;
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LINES.with_borrow_mut(|lines| lines.push_str(&String::from_utf8_lossy(bytes)));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Begins to keep what is logged as an error.
+pub(crate) fn start() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::ERROR)
+            .with_ansi(false)
+            .with_writer(|| Lines)
+            .finish();
+        tracing::subscriber::set_global_default(subscriber).expect("nobody else logs");
+    });
+}
+
+/// Forgets what this thread has logged so far.
+pub(crate) fn clear() {
+    LINES.with_borrow_mut(String::clear);
+}
+
+/// Returns what this thread has logged since.
+pub(crate) fn so_far() -> String {
+    LINES.with_borrow(String::clone)
+}
