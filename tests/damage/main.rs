@@ -10,6 +10,7 @@
 mod anatomy;
 mod examine;
 mod log;
+#[path = "../support/patient.rs"]
 mod patient;
 #[path = "../support/random.rs"]
 mod random;

@@ -1,5 +1,8 @@
 //! A pool that has some of everything, and what it holds.
 
+// Several tests use this, each a part of it.
+#![allow(dead_code)]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

@@ -1,0 +1,136 @@
+//! The bodies of the fuzz targets, without a fuzzer: over the corpus in the tree, and over seeded inputs.
+//!
+//! `AMBERFS_FUZZ_SECONDS` says for how long each body runs (`make soak`); without it a fixed number of inputs
+//! is tried. A failure prints its input in hex; a file with these bytes in `tests/fuzz/corpus/TARGET` makes it
+//! part of every run. The same bodies under libFuzzer: `cargo +nightly fuzz run TARGET --fuzz-dir tests/fuzz`.
+
+#[path = "../support/anatomy.rs"]
+mod anatomy;
+mod bodies;
+#[path = "../support/patient.rs"]
+mod patient;
+#[path = "../support/random.rs"]
+mod random;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bodies::limits::Counting;
+use random::Random;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Longest time that one input may take, in a debug build on a busy machine.
+const MAX_TIME: Duration = Duration::from_secs(30);
+/// Different failures that a run lists.
+const MAX_LISTED: usize = 40;
+
+thread_local! {
+    static WHERE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let dir: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
+    let Ok(files) = std::fs::read_dir(&dir) else { return Vec::new() };
+    let mut paths: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+    paths.sort();
+    paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
+}
+
+/// An input of the corpus with some bytes changed, or one of random bytes.
+fn input(random: &mut Random, corpus: &[Vec<u8>], longest: usize) -> Vec<u8> {
+    if corpus.is_empty() || random.below(3) == 0 {
+        let len = 1 + random.below(longest);
+        return random.bytes(len);
+    }
+    let mut bytes = random.pick(corpus).clone();
+    for _ in 0..1 + random.below(6) {
+        let at = random.below(bytes.len().max(1));
+        match random.below(4) {
+            0 if bytes.len() > 1 => drop(bytes.remove(at)),
+            1 => bytes.insert(at, random.next() as u8),
+            _ if bytes.is_empty() => bytes.push(0),
+            _ => bytes[at] = random.next() as u8,
+        }
+    }
+    bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Runs a body over its corpus and over `few` other inputs of at most `longest` bytes.
+fn fuzz(target: &str, body: fn(&[u8]), few: u64, longest: usize) {
+    std::panic::set_hook(Box::new(|info| {
+        let line = format!("{info}").replace('\n', " ");
+        WHERE.with_borrow_mut(|place| *place = line);
+    }));
+    let corpus = corpus(target);
+    let seconds = std::env::var("AMBERFS_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok());
+    let seed = std::env::var("AMBERFS_FUZZ_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+    let begun = Instant::now();
+    let done = |at: u64| match seconds {
+        Some(seconds) => begun.elapsed() >= Duration::from_secs(seconds),
+        None => at >= few,
+    };
+    let next = AtomicU64::new(0);
+    let failures: Mutex<BTreeMap<String, (u64, Vec<u8>)>> = Mutex::default();
+    let work = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let bytes = match corpus.get(at as usize) {
+                Some(bytes) => bytes.clone(),
+                None if done(at - corpus.len() as u64) => return,
+                None => input(&mut Random::new(seed << 32 ^ at), &corpus, longest),
+            };
+            let started = Instant::now();
+            let failed = catch_unwind(|| body(&bytes)).is_err();
+            let why = match failed {
+                true => WHERE.with_borrow(String::clone),
+                false if started.elapsed() > MAX_TIME => "it took too long".into(),
+                false => continue,
+            };
+            let mut failures = failures.lock().unwrap();
+            let failure = failures.entry(why).or_insert((0, bytes.clone()));
+            failure.0 += 1;
+            if bytes.len() < failure.1.len() {
+                failure.1 = bytes;
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    let failures = failures.into_inner().unwrap();
+    let tried = next.into_inner() - threads as u64;
+    println!("{target}: {tried} executions, {:.1} s", begun.elapsed().as_secs_f32());
+    let list: Vec<String> = failures
+        .iter()
+        .take(MAX_LISTED)
+        .map(|(why, (times, bytes))| format!("{times} x {why}\n    {}", hex(bytes)))
+        .collect();
+    // The hook keeps what a panic says to itself.
+    println!("{}", list.join("\n"));
+    assert!(failures.is_empty());
+}
+
+#[test]
+fn records() {
+    fuzz("records", bodies::records::run, 60_000, 400);
+}
+
+#[test]
+fn pools() {
+    fuzz("pool", bodies::pool::run, 400, 60);
+}
+
+#[test]
+fn operations() {
+    fuzz("operations", bodies::operations::run, 600, 400);
+}
