@@ -122,7 +122,7 @@ impl Checker<'_> {
             }
             if node > 1 || (node > 0 && data > 0) {
                 report.problem("P3", format!("{blocks}: a node, and referred to elsewhere too"));
-            } else if data != extra + u32::from(data > 0) {
+            } else if data != extra.saturating_add(u32::from(data > 0)) {
                 let message =
                     format!("{blocks}: {data} references, {extra} beyond the first counted");
                 report.problem("P3", message);

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use super::key::MAX_SUB;
+
 /// Says which field of which record could not be decoded, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{record}: bad {field} at byte {offset}")]
@@ -49,6 +51,13 @@ impl<'a> Decoder<'a> {
     }
 
     integers!(u8: u8, u16: u16, u32: u32, u64: u64, u128: u128, i64: i64);
+
+    /// Reads a number of something: at most [`MAX_SUB`], so that a key holds it, and so that sums and
+    /// successors of such numbers stay far from overflow.
+    pub fn number(&mut self, field: &'static str) -> Result<u64, DecodeError> {
+        let error = self.error(field);
+        self.u64(field).and_then(|number| if number <= MAX_SUB { Ok(number) } else { Err(error) })
+    }
 
     /// Returns the next `len` bytes.
     pub fn take(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {

@@ -3,7 +3,7 @@
 
 use super::bytes::{DecodeError, Decoder, Encoder};
 use super::ids::{BlockNo, Epoch, MemberId, Run, VolumeId};
-use super::key::Key;
+use super::key::{Key, MAX_SUB};
 use super::node::{MAX_LEVEL, NodePtr, decode_ptr};
 use super::time::Timestamp;
 
@@ -33,6 +33,14 @@ fn put_option(out: &mut Encoder, value: Option<u64>) {
 
 fn option(d: &mut Decoder<'_>, field: &'static str) -> Result<Option<u64>, DecodeError> {
     Ok(d.u64(field)?.checked_sub(1))
+}
+
+fn member(d: &mut Decoder<'_>, field: &'static str) -> Result<Option<MemberId>, DecodeError> {
+    let error = d.error(field);
+    match option(d, field)? {
+        Some(number) if number > MAX_SUB => Err(error),
+        number => Ok(number.map(MemberId)),
+    }
 }
 
 /// A volume; key [`Key::volume`].
@@ -73,7 +81,7 @@ impl VolumeRecord {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut d = Decoder::new("volume", bytes);
         let record = VolumeRecord {
-            head: option(&mut d, "head")?.map(MemberId),
+            head: member(&mut d, "head")?,
             created: Timestamp::decode(&mut d)?,
             quota_bytes: option(&mut d, "quota")?,
             next_snapshot: d.u32("next snapshot")?,
@@ -149,7 +157,7 @@ impl MemberRecord {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut d = Decoder::new("member", bytes);
         let record = MemberRecord {
-            volume: VolumeId(d.u64("volume")?),
+            volume: VolumeId(d.number("volume")?),
             kind: match d.u8("kind")? {
                 0 => MemberKind::Head,
                 1 => MemberKind::Snapshot,
@@ -157,12 +165,12 @@ impl MemberRecord {
                 3 => MemberKind::Freeing,
                 _ => return Err(d.error("kind")),
             },
-            parent: option(&mut d, "parent")?.map(MemberId),
-            epoch: Epoch(d.u64("epoch")?),
-            deadlist: d.u64("deadlist")?,
+            parent: member(&mut d, "parent")?,
+            epoch: Epoch(d.number("epoch")?),
+            deadlist: d.number("deadlist")?,
             number: d.u32("number")?,
             created: Timestamp::decode(&mut d)?,
-            keep_birth: Epoch(d.u64("keep birth")?),
+            keep_birth: Epoch(d.number("keep birth")?),
             cursor: Key(d.u128("cursor")?),
             name: name(&mut d)?,
         };
@@ -205,7 +213,8 @@ impl ChainRecord {
     /// Decodes a record that takes all of `bytes`.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut d = Decoder::new("chain", bytes);
-        let (first, last, blocks) = (d.u64("first")?, d.u64("last")?, d.u64("blocks")?);
+        let (first, last) = (d.number("first")?, d.number("last")?);
+        let blocks = d.number("blocks")?;
         let forget = match d.u8("forget")? {
             0 => false,
             1 => true,
@@ -239,7 +248,7 @@ impl ChunkRecord {
     /// Decodes a record that takes all of `bytes`.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut d = Decoder::new("chunk", bytes);
-        let next = d.u64("next")?;
+        let next = d.number("next")?;
         let mut refs = Vec::new();
         while d.remaining() > 0 {
             if refs.len() == MAX_CHUNK_REFS {
@@ -250,7 +259,7 @@ impl ChunkRecord {
             if start.0 > super::MAX_BLOCKS || run.len_blocks == 0 {
                 return Err(d.error("start"));
             }
-            refs.push(DeadRef { run, birth: Epoch(d.u64("birth")?) });
+            refs.push(DeadRef { run, birth: Epoch(d.number("birth")?) });
         }
         Ok(ChunkRecord { next, refs })
     }
@@ -324,9 +333,9 @@ impl RootRecord {
         Ok(RootRecord {
             ptr,
             level,
-            nodes: d.u64("nodes")?,
-            data_blocks: d.u64("data blocks")?,
-            next_inode: d.u64("next inode")?,
+            nodes: d.number("nodes")?,
+            data_blocks: d.number("data blocks")?,
+            next_inode: d.number("next inode")?,
         })
     }
 

@@ -165,7 +165,7 @@ mod tests {
                 |((ino, block, (addr, birth, written)), len_blocks, shared)| {
                     let kind = if written { ExtentKind::Written } else { ExtentKind::Preallocated };
                     let checksums = (0..if written { len_blocks } else { 0 }).collect();
-                    let (addr, birth) = (BlockNo(addr.into()), Epoch(birth));
+                    let (addr, birth) = (BlockNo(addr.into()), Epoch(birth & MAX_SUB));
                     let extent = Extent { addr, birth, len_blocks, kind, checksums };
                     Edit::Map { ino, block, extent, shared }
                 }

@@ -94,7 +94,7 @@ impl Extent {
     /// Decodes one record from `d`, which may hold more.
     pub fn decode_from(d: &mut Decoder<'_>) -> Result<Extent, DecodeError> {
         let addr = BlockNo(d.u64("address")?);
-        let birth = Epoch(d.u64("birth")?);
+        let birth = Epoch(d.number("birth")?);
         let len_blocks = d.u32("length")?;
         if len_blocks == 0 || len_blocks > MAX_EXTENT_BLOCKS || addr.0 > super::MAX_BLOCKS {
             return Err(d.error("length"));
@@ -119,11 +119,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::format::{MAX_BLOCKS, MAX_VALUE};
+    use crate::format::{MAX_BLOCKS, MAX_SUB, MAX_VALUE};
 
     fn extent() -> impl Strategy<Value = Extent> {
         let checksums = prop::collection::vec(any::<u32>(), 1..=MAX_EXTENT_BLOCKS as usize);
-        (0..=MAX_BLOCKS, any::<u64>(), checksums, any::<bool>()).prop_map(
+        (0..=MAX_BLOCKS, 0..=MAX_SUB, checksums, any::<bool>()).prop_map(
             |(addr, birth, checksums, written)| Extent {
                 addr: BlockNo(addr),
                 birth: Epoch(birth),

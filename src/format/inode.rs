@@ -30,6 +30,8 @@ pub const INODE_LEN: usize = 96;
 pub const MAX_FILE_SIZE: u64 = i64::MAX as u64;
 /// Longest content that is kept in the leaf.
 pub const MAX_INLINE: usize = 2048;
+/// Longest target of a symbolic link: a path, without its terminating NUL. It always fits in the leaf.
+pub const MAX_TARGET: usize = 4095;
 
 /// The type of a file; the numbers are those of `d_type` and stand in directory entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -175,7 +177,7 @@ impl Inode {
     /// Decodes a record that takes all of `bytes`.
     pub fn decode(bytes: &[u8]) -> Result<Inode, DecodeError> {
         let mut d = Decoder::new("inode", bytes);
-        let (blocks, size) = (d.u64("blocks")?, d.u64("size")?);
+        let (blocks, size) = (d.number("blocks")?, d.u64("size")?);
         if size > MAX_FILE_SIZE {
             return Err(d.error("size"));
         }
@@ -192,6 +194,13 @@ impl Inode {
         let flags = InodeFlags(d.u32("flags")?);
         if flags.0 & !InodeFlags::KNOWN != 0 {
             return Err(d.error("flags"));
+        }
+        let longest = match FileKind::from_mode(mode) {
+            Some(FileKind::Symlink) => MAX_TARGET,
+            _ => MAX_INLINE,
+        };
+        if flags.has(InodeFlags::INLINE) && size > longest as u64 {
+            return Err(d.error("size of inline content"));
         }
         let parent = InodeNo(d.u64("parent")?);
         if parent.0 > MAX_INODE {
@@ -248,6 +257,7 @@ impl OrphanKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::MAX_SUB;
     use proptest::prelude::*;
 
     fn time() -> impl Strategy<Value = Timestamp> {
@@ -261,13 +271,14 @@ mod tests {
 
     prop_compose! {
         fn inode()(
-            (blocks, size, nlink) in (any::<u64>(), 0..=MAX_FILE_SIZE, any::<u32>()),
+            (blocks, size, nlink) in (0..=MAX_SUB, 0..=MAX_FILE_SIZE, any::<u32>()),
             (atime, mtime, ctime, btime) in (time(), time(), time(), time()),
             (kind, perm) in (kind(), 0u32..0o10_000),
             (uid, gid, rdev, flags) in (any::<u32>(), any::<u32>(), any::<u32>(), 0u32..32),
             parent in 0..=MAX_INODE,
         ) -> Inode {
             let (mode, flags, parent) = (kind.to_mode() | perm, InodeFlags(flags), InodeNo(parent));
+            let size = if flags.has(InodeFlags::INLINE) { size % (MAX_INLINE as u64 + 1) } else { size };
             Inode { blocks, size, atime, mtime, ctime, btime, mode, nlink, uid, gid, rdev, flags, parent }
         }
     }

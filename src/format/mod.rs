@@ -33,7 +33,9 @@ pub use frame::{
     FRAME_ALIGN, FRAME_HEADER, FRAME_MAGIC, FrameHeader, MAX_RECORD, frame_bytes, frame_salt,
 };
 pub use ids::{BlockNo, Epoch, Hash, InodeNo, MAX_INODE, MemberId, ROOT_INODE, Run, Seq, VolumeId};
-pub use inode::{FileKind, INODE_LEN, Inode, InodeFlags, MAX_FILE_SIZE, MAX_INLINE, OrphanKind};
+pub use inode::{
+    FileKind, INODE_LEN, Inode, InodeFlags, MAX_FILE_SIZE, MAX_INLINE, MAX_TARGET, OrphanKind,
+};
 pub use key::{FIRST_OBJECT, Key, KeyKind, MAX_SUB, SUB_BITS};
 pub use node::{
     INTERNAL_ENTRY, LEAF_CAPACITY, LEAF_ENTRY, Leaf, MAX_CHILDREN, MAX_LEVEL, NODE_HEADER,

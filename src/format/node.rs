@@ -450,7 +450,7 @@ pub fn decode_ptr(d: &mut Decoder<'_>) -> Result<NodePtr, DecodeError> {
     if addr.0 > super::MAX_BLOCKS {
         return Err(d.error("child address"));
     }
-    let birth = Epoch(d.u64("child birth")?);
+    let birth = Epoch(d.number("child birth")?);
     Ok(NodePtr { addr, birth, hash: Hash(d.array("child hash")?) })
 }
 

@@ -291,18 +291,18 @@ impl Record {
     fn decode_from(d: &mut Decoder<'_>) -> Result<Record, DecodeError> {
         let kind = d.u8("kind")?;
         let record = match kind {
-            1 => Record::Commit { volume: VolumeId(d.u64("volume")?), edits: edits(d)? },
+            1 => Record::Commit { volume: VolumeId(d.number("volume")?), edits: edits(d)? },
             2 => decode_copy(d)?,
             3 => Record::CreateVolume {
-                volume: VolumeId(d.u64("volume")?),
-                head: MemberId(d.u64("head")?),
+                volume: VolumeId(d.number("volume")?),
+                head: MemberId(d.number("head")?),
                 created: Timestamp::decode(d)?,
                 name: text(d)?,
                 edits: edits(d)?,
             },
-            4 => Record::DeleteVolume { volume: VolumeId(d.u64("volume")?) },
+            4 => Record::DeleteVolume { volume: VolumeId(d.number("volume")?) },
             5 => Record::SetVolume {
-                volume: VolumeId(d.u64("volume")?),
+                volume: VolumeId(d.number("volume")?),
                 quota_bytes: d.u64("quota")?,
                 labels: {
                     let count = d.u8("labels")?;
@@ -315,20 +315,23 @@ impl Record {
                 },
             },
             6 => decode_snapshot(d)?,
-            7 => Record::DeleteSnapshot { member: MemberId(d.u64("member")?) },
-            8 => Record::RenameSnapshot { member: MemberId(d.u64("member")?), name: text(d)? },
+            7 => Record::DeleteSnapshot { member: MemberId(d.number("member")?) },
+            8 => Record::RenameSnapshot {
+                member: MemberId(d.number("member")?),
+                name: text(d)?,
+            },
             9 => Record::Clone {
-                origin: MemberId(d.u64("origin")?),
-                volume: VolumeId(d.u64("volume")?),
-                head: MemberId(d.u64("head")?),
+                origin: MemberId(d.number("origin")?),
+                volume: VolumeId(d.number("volume")?),
+                head: MemberId(d.number("head")?),
                 created: Timestamp::decode(d)?,
                 name: text(d)?,
             },
             10 => Record::Restore {
-                volume: VolumeId(d.u64("volume")?),
-                origin: MemberId(d.u64("origin")?),
-                kept: MemberId(d.u64("kept")?),
-                head: MemberId(d.u64("head")?),
+                volume: VolumeId(d.number("volume")?),
+                origin: MemberId(d.number("origin")?),
+                kept: MemberId(d.number("kept")?),
+                head: MemberId(d.number("head")?),
                 created: Timestamp::decode(d)?,
                 name: text(d)?,
             },
@@ -387,8 +390,8 @@ fn decode_snapshot(d: &mut Decoder<'_>) -> Result<Record, DecodeError> {
     }
     let mut snapshots = Vec::with_capacity(count);
     for _ in 0..count {
-        let volume = VolumeId(d.u64("volume")?);
-        snapshots.push(NewSnapshot { volume, member: MemberId(d.u64("member")?) });
+        let volume = VolumeId(d.number("volume")?);
+        snapshots.push(NewSnapshot { volume, member: MemberId(d.number("member")?) });
     }
     Ok(Record::Snapshot { created, name, snapshots })
 }
@@ -396,7 +399,7 @@ fn decode_snapshot(d: &mut Decoder<'_>) -> Result<Record, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{Epoch, Extent, ExtentKind, Key, KeyKind};
+    use crate::format::{Epoch, Extent, ExtentKind, Key, KeyKind, MAX_SUB};
     use proptest::prelude::*;
 
     fn any_edit() -> BoxedStrategy<Edit> {
@@ -442,13 +445,13 @@ mod tests {
         let edits = prop::collection::vec(any_edit(), 0..8);
         prop_oneof![
             (id, edits.clone())
-                .prop_map(|(v, edits)| Record::Commit { volume: VolumeId(v), edits }),
+                .prop_map(|(v, edits)| Record::Commit { volume: VolumeId(v & MAX_SUB), edits }),
             (0u64..1 << 50, 0usize..3)
                 .prop_map(|(a, n)| Record::Copy { addr: BlockNo(a), bytes: vec![7; n * 4096] }),
             (id, id, at.clone(), "[a-z]{1,9}", edits).prop_map(|(v, h, created, name, edits)| {
                 Record::CreateVolume {
-                    volume: VolumeId(v),
-                    head: MemberId(h),
+                    volume: VolumeId(v & MAX_SUB),
+                    head: MemberId(h & MAX_SUB),
                     created,
                     name,
                     edits,
@@ -460,7 +463,10 @@ mod tests {
                     name,
                     snapshots: pairs
                         .into_iter()
-                        .map(|(v, m)| NewSnapshot { volume: VolumeId(v), member: MemberId(m) })
+                        .map(|(v, m)| NewSnapshot {
+                            volume: VolumeId(v & MAX_SUB),
+                            member: MemberId(m & MAX_SUB)
+                        })
                         .collect(),
                 }
             ),
@@ -468,10 +474,10 @@ mod tests {
                 .prop_map(|answers| Record::Answers { answers }),
             (id, id, id, id, at, "[a-z]{1,9}").prop_map(|(v, o, k, h, created, name)| {
                 Record::Restore {
-                    volume: VolumeId(v),
-                    origin: MemberId(o),
-                    kept: MemberId(k),
-                    head: MemberId(h),
+                    volume: VolumeId(v & MAX_SUB),
+                    origin: MemberId(o & MAX_SUB),
+                    kept: MemberId(k & MAX_SUB),
+                    head: MemberId(h & MAX_SUB),
                     created,
                     name,
                 }

@@ -145,15 +145,15 @@ impl Superblock {
         let superblock = Superblock {
             uuid: d.array("uuid")?,
             seed: d.array("seed")?,
-            generation: d.u64("generation")?,
+            generation: d.number("generation")?,
             total_blocks: d.u64("size")?,
-            journal_bytes: d.u64("journal length")?,
-            tail_offset: d.u64("tail offset")?,
-            tail_seq: d.u64("tail sequence")?,
-            epoch: Epoch(d.u64("epoch")?),
-            next_member: d.u64("next member")?,
-            next_volume: d.u64("next volume")?,
-            next_object: d.u64("next object")?,
+            journal_bytes: d.number("journal length")?,
+            tail_offset: d.number("tail offset")?,
+            tail_seq: d.number("tail sequence")?,
+            epoch: Epoch(d.number("epoch")?),
+            next_member: d.number("next member")?,
+            next_volume: d.number("next volume")?,
+            next_object: d.number("next object")?,
             created: Timestamp::decode(&mut d)?,
             root: RootRecord::decode_from(&mut d)?,
             tail_chain: d.u32("tail chain")?,
@@ -175,12 +175,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::format::{BlockNo, MAX_BLOCKS, NodePtr};
+    use crate::format::{BlockNo, MAX_BLOCKS, MAX_SUB, NodePtr};
 
     fn superblock() -> impl Strategy<Value = Superblock> {
-        let numbers = prop::array::uniform9(any::<u64>());
+        let numbers = prop::array::uniform9(0..=MAX_SUB);
         let time = (any::<i64>(), 0u32..1_000_000_000);
-        let root = (0..=MAX_BLOCKS, any::<u64>(), any::<[u8; 32]>(), 0u8..=16);
+        let root = (0..=MAX_BLOCKS, 0..=MAX_SUB, any::<[u8; 32]>(), 0u8..=16);
         (any::<([u8; 16], [u8; 32], u32)>(), 0..=MAX_BLOCKS, numbers, time, root).prop_map(
             |(
                 (uuid, seed, tail_chain),
@@ -301,7 +301,9 @@ mod tests {
 
     #[test]
     fn fields_out_of_range_are_refused() {
-        for (at, field) in [(103, "size"), (171, "nanoseconds"), (179, "child address")] {
+        let numbers = [(95, "generation"), (135, "epoch"), (143, "next member"), (228, "nodes")];
+        let others = [(103, "size"), (171, "nanoseconds"), (179, "child address")];
+        for (at, field) in numbers.into_iter().chain(others) {
             let SlotError::Decode(error) = changed(at, 0xff) else { panic!("byte {at}") };
             assert_eq!(error.field, field);
         }

@@ -8,13 +8,11 @@ use super::records::{Records, inline_key, orphan_key};
 use super::transaction::Transaction;
 use super::types::{Caller, Entry, Handle};
 use super::{Filesystem, NodeId, NodeKind};
-use crate::format::{FileKind, Inode, InodeFlags, InodeNo, OrphanKind};
+use crate::format::{FileKind, Inode, InodeFlags, InodeNo, MAX_TARGET, OrphanKind};
 use crate::pool::Intent;
 
 /// Most names of a file, as on ext4. Directories may have any number of subdirectories.
 pub(super) const MAX_LINKS: u32 = 65000;
-/// Longest target of a symbolic link: a path, without its terminating NUL. It always fits in the leaf.
-const MAX_TARGET: usize = 4095;
 
 /// What is to be made.
 #[derive(Debug, Clone, Copy)]

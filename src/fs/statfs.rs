@@ -36,7 +36,9 @@ impl Filesystem {
                     let space = self.volume.space();
                     // What other volumes take is not part of this one.
                     (
-                        space.total_bytes.min(space.referenced_bytes + space.free_bytes),
+                        space
+                            .total_bytes
+                            .min(space.referenced_bytes.saturating_add(space.free_bytes)),
                         space.free_bytes,
                     )
                 }

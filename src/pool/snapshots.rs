@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Weak};
 
+use super::space::bytes_of;
 use super::store::CatalogStore;
 use super::volumes::{check_name, check_volume_name, no_volume_named, origin_root, unknown};
 use super::{Error, Intent, Pool, Result, SnapshotInfo, Volume};
-use crate::format::{BLOCK_SIZE, Epoch, MemberId, NewSnapshot, Record, Timestamp, VolumeId};
+use crate::format::{Epoch, MemberId, NewSnapshot, Record, Timestamp, VolumeId};
 use crate::snapshot::{Lineage, Member};
 
 /// Snapshots that a volume can have in its life: node ids of views keep 21 bits for the number.
@@ -146,7 +147,7 @@ impl Pool {
         self.gather_dead();
         let lineage = self.lineage.lock();
         let blocks = lineage.exclusive_blocks(member, &CatalogStore { pool: self })?;
-        Ok(blocks * BLOCK_SIZE as u64)
+        Ok(bytes_of(blocks))
     }
 
     /// Hands what heads have gathered for their deadlists to the lineage. The gate is closed.
@@ -185,7 +186,7 @@ impl Pool {
             created: record.created,
             epoch: record.epoch,
             parent: record.parent,
-            referenced_bytes: blocks * BLOCK_SIZE as u64,
+            referenced_bytes: bytes_of(blocks),
             root: root.as_ref().and_then(|root| root.tree.root.ptr()).map(|ptr| ptr.hash),
         })
     }

@@ -28,6 +28,11 @@ enum Need {
     Now,
 }
 
+/// Bytes of so many blocks, as far as the number holds them: blocks that are shared count each time.
+pub(super) fn bytes_of(blocks: u64) -> u64 {
+    blocks.saturating_mul(BLOCK_SIZE as u64)
+}
+
 /// Bytes of clean nodes to cache under a memory limit.
 pub(super) fn clean_bytes(cache_bytes: u64) -> u64 {
     cache_bytes / 8 * CLEAN_EIGHTHS

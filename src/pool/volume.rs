@@ -8,6 +8,7 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::extents::{Apply, bucket};
 use super::source::{ReadGuard, Source};
+use super::space::bytes_of;
 use super::store::{CatalogStore, HeadStore};
 use super::volumes::unknown;
 use super::{Error, Intent, Pool, Result, answers};
@@ -156,7 +157,7 @@ impl Volume {
         }
         if intent == Intent::Grow
             && let Some(quota) = head.quota_bytes
-            && head.root.referenced_blocks() * BLOCK_SIZE as u64 >= quota
+            && bytes_of(head.root.referenced_blocks()) >= quota
         {
             return Err(Error::Quota);
         }
@@ -240,7 +241,7 @@ impl Volume {
     pub fn space(&self) -> Space {
         let (referenced, quota) = {
             let head = self.head.read();
-            (head.root.referenced_blocks() * BLOCK_SIZE as u64, head.quota_bytes)
+            (bytes_of(head.root.referenced_blocks()), head.quota_bytes)
         };
         let status = self.pool.space_figures();
         let left = quota.map(|quota| quota.saturating_sub(referenced));

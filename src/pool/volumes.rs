@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::RwLock;
 
+use super::space::bytes_of;
 use super::store::{CatalogStore, HeadStore};
 use super::volume::{Head, Volume};
 use super::{Error, Intent, Pool, Result, VolumeInfo, answers};
 use crate::btree::Tree;
 use crate::format::{
-    Answer, BLOCK_SIZE, Edit, Encoder, MAX_LABELS, MAX_NAME, MemberId, ROOT_INODE, Record,
+    Answer, Edit, Encoder, MAX_LABELS, MAX_NAME, MemberId, ROOT_INODE, Record,
     VolumeId, encode_answers,
 };
 use crate::snapshot::{Lineage, Root};
@@ -241,7 +242,7 @@ impl Pool {
                     name: record.name.clone(),
                     created: record.created,
                     head: record.head,
-                    referenced_bytes: referenced * BLOCK_SIZE as u64,
+                    referenced_bytes: bytes_of(referenced),
                     exclusive_bytes: record.head.map_or(0, |head| {
                         self.head_exclusive(&lineage, head, referenced, buffered)
                     }),
@@ -266,13 +267,13 @@ impl Pool {
         let Some(member) = lineage.member(head) else { return 0 };
         let parent = member.record.parent.and_then(|parent| lineage.member(parent));
         let Some(parent) = parent.and_then(|parent| parent.root.as_ref()) else {
-            return referenced * BLOCK_SIZE as u64;
+            return bytes_of(referenced);
         };
         let all = crate::format::Epoch(crate::format::MAX_SUB);
         let store = CatalogStore { pool: self };
         let dropped = lineage.dead_blocks(member.record.deadlist, Default::default(), all, &store);
         let shared = parent.referenced_blocks().saturating_sub(dropped.unwrap_or(0) + buffered);
-        referenced.saturating_sub(shared) * BLOCK_SIZE as u64
+        bytes_of(referenced.saturating_sub(shared))
     }
 }
 

@@ -25,7 +25,7 @@ fn volume() -> impl Strategy<Value = VolumeRecord> {
     let labels = prop::collection::vec((name(), name()), 0..=MAX_LABELS);
     (optional(), time(), optional(), any::<u32>(), name(), labels).prop_map(
         |(head, created, quota_bytes, next_snapshot, name, labels)| VolumeRecord {
-            head: head.map(MemberId),
+            head: head.map(|head| MemberId(head & MAX_SUB)),
             created,
             quota_bytes,
             next_snapshot,
@@ -45,14 +45,14 @@ fn member() -> impl Strategy<Value = MemberRecord> {
     let numbers = any::<(u64, u64, u64, u32, u64, u128)>();
     (kind, optional(), time(), numbers, name()).prop_map(|(kind, parent, created, n, name)| {
         MemberRecord {
-            volume: VolumeId(n.0),
+            volume: VolumeId(n.0 & MAX_SUB),
             kind,
-            parent: parent.map(MemberId),
-            epoch: Epoch(n.1),
-            deadlist: n.2,
+            parent: parent.map(|parent| MemberId(parent & MAX_SUB)),
+            epoch: Epoch(n.1 & MAX_SUB),
+            deadlist: n.2 & MAX_SUB,
             number: n.3,
             created,
-            keep_birth: Epoch(n.4),
+            keep_birth: Epoch(n.4 & MAX_SUB),
             cursor: Key(n.5),
             name,
         }
@@ -61,18 +61,18 @@ fn member() -> impl Strategy<Value = MemberRecord> {
 
 fn chain() -> impl Strategy<Value = ChainRecord> {
     any::<(u64, u64, u64, bool)>().prop_map(|(first, last, blocks, forget)| ChainRecord {
-        first,
-        last,
-        blocks,
+        first: first & MAX_SUB,
+        last: last & MAX_SUB,
+        blocks: blocks & MAX_SUB,
         forget,
     })
 }
 
 fn chunk() -> impl Strategy<Value = ChunkRecord> {
-    let dead = (0..=MAX_BLOCKS, 1..=u32::MAX, any::<u64>()).prop_map(|(start, len, birth)| {
+    let dead = (0..=MAX_BLOCKS, 1..=u32::MAX, 0..=MAX_SUB).prop_map(|(start, len, birth)| {
         DeadRef { run: Run::new(BlockNo(start), len), birth: Epoch(birth) }
     });
-    (any::<u64>(), prop::collection::vec(dead, 0..=MAX_CHUNK_REFS))
+    (0..=MAX_SUB, prop::collection::vec(dead, 0..=MAX_CHUNK_REFS))
         .prop_map(|(next, refs)| ChunkRecord { next, refs })
 }
 
@@ -83,11 +83,11 @@ fn shared() -> impl Strategy<Value = SharedRecord> {
 fn root() -> impl Strategy<Value = RootRecord> {
     (0..=MAX_BLOCKS, any::<(u64, [u8; 32], u64, u64, u64)>(), 0..=MAX_LEVEL).prop_map(
         |(addr, (birth, hash, nodes, data_blocks, next_inode), level)| RootRecord {
-            ptr: NodePtr { addr: BlockNo(addr), birth: Epoch(birth), hash: Hash(hash) },
+            ptr: NodePtr { addr: BlockNo(addr), birth: Epoch(birth & MAX_SUB), hash: Hash(hash) },
             level,
-            nodes,
-            data_blocks,
-            next_inode,
+            nodes: nodes & MAX_SUB,
+            data_blocks: data_blocks & MAX_SUB,
+            next_inode: next_inode & MAX_SUB,
         },
     )
 }
