@@ -1,6 +1,7 @@
 //! Setting a key's value, and the splits that it can cause.
 
-use super::{Error, Store, Tree, own};
+use super::lookup::below;
+use super::{Bounds, Error, Store, Tree, own};
 use crate::cache::{Body, Child, Internal, Node};
 use crate::format::{BlockNo, Key, LEAF_CAPACITY, LEAF_ENTRY, Leaf, MAX_CHILDREN, MAX_VALUE};
 
@@ -15,7 +16,7 @@ impl Tree {
     pub fn insert(&mut self, store: &mut dyn Store, key: Key, value: &[u8]) -> Result<(), Error> {
         assert!(value.len() <= MAX_VALUE, "value of {} bytes", value.len());
         let mut insertion = Insertion { store, key, value, nodes: 0, spare: Vec::new() };
-        let split = insertion.insert(&mut self.root, self.level, 1)?;
+        let split = insertion.insert(&mut self.root, self.level, None, 1)?;
         if let Some((bound, right)) = split {
             let addr = insertion.take_spare();
             let level = self.level + 1;
@@ -24,7 +25,7 @@ impl Tree {
             let node = Node::new(addr, epoch, Body::Internal(Internal::default()));
             let left = std::mem::replace(&mut self.root, Child::dirty(node));
             let internal = Internal { level, keys, children: vec![left, right] };
-            own(&mut self.root, level, insertion.store)?.body = Body::Internal(internal);
+            own(&mut self.root, level, None, insertion.store)?.body = Body::Internal(internal);
             self.level = level;
         }
         assert!(insertion.spare.is_empty(), "addresses were allocated and not used");
@@ -41,14 +42,16 @@ impl Tree {
     ) -> Result<Option<R>, Error> {
         let mut level = self.level;
         let mut child = &mut self.root;
+        let mut bounds = None;
         loop {
-            let node = own(child, level, store)?;
+            let node = own(child, level, bounds, store)?;
             match &mut node.body {
                 Body::Leaf(leaf) => {
                     return Ok(leaf.search(key).ok().map(|at| f(leaf.value_mut(at))));
                 }
                 Body::Internal(internal) => {
                     let at = internal.child_for(key);
+                    bounds = below(internal, at, bounds);
                     child = &mut internal.children[at];
                     level -= 1;
                 }
@@ -71,16 +74,23 @@ struct Insertion<'a> {
 
 impl Insertion<'_> {
     /// Inserts below `child`; `above` is how many nodes its split would add further up.
-    fn insert(&mut self, child: &mut Child, level: u8, above: usize) -> Result<Split, Error> {
-        let node = own(child, level, self.store)?;
+    fn insert(
+        &mut self,
+        child: &mut Child,
+        level: u8,
+        bounds: Bounds,
+        above: usize,
+    ) -> Result<Split, Error> {
+        let node = own(child, level, bounds, self.store)?;
         let internal = match &mut node.body {
             Body::Leaf(leaf) => return self.insert_in_leaf(leaf, above),
             Body::Internal(internal) => internal,
         };
         let at = internal.child_for(self.key);
         let above = if internal.children.len() < MAX_CHILDREN { 0 } else { above + 1 };
-        let below = self.insert(&mut internal.children[at], level - 1, above)?;
-        let Some((bound, right)) = below else { return Ok(None) };
+        let bounds = below(internal, at, bounds);
+        let split = self.insert(&mut internal.children[at], level - 1, bounds, above)?;
+        let Some((bound, right)) = split else { return Ok(None) };
         internal.keys.insert(at + 1, bound);
         internal.children.insert(at + 1, right);
         if internal.children.len() <= MAX_CHILDREN {

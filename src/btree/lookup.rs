@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::{Error, Load, Tree};
-use crate::cache::{Body, Child, Internal, Node};
+use super::{Error, Load, Tree, load_within};
+use crate::cache::{self, Body, Child, Internal, Node};
 use crate::format::{Key, Leaf};
 
 /// A tree and the store that its nodes are in: what reading needs.
@@ -80,15 +80,15 @@ impl<'a> Reader<'a> {
 
     /// Calls `f` with every entry from `from` to `to`, both included, in order, until it breaks.
     pub fn range(&self, from: Key, to: Key, f: Visit<'_>) -> Result<(), Error> {
-        self.range_in(&self.tree.root, self.tree.level, from, to, f).map(|_| ())
+        self.range_in(&self.tree.root, self.tree.level, None, (from, to), f).map(|_| ())
     }
 
     fn range_in(
         &self,
         child: &Child,
         level: u8,
-        from: Key,
-        to: Key,
+        bounds: Bounds,
+        (from, to): (Key, Key),
         f: Visit<'_>,
     ) -> Result<ControlFlow<()>, Error> {
         let held;
@@ -96,6 +96,7 @@ impl<'a> Reader<'a> {
             Some(node) => node,
             None => {
                 held = self.store.load(child, level)?;
+                check_bounds(&held, bounds)?;
                 &held
             }
         };
@@ -114,7 +115,8 @@ impl<'a> Reader<'a> {
                     if internal.keys[at] > to {
                         return Ok(ControlFlow::Break(()));
                     }
-                    if self.range_in(&internal.children[at], level - 1, from, to, f)?.is_break() {
+                    let (child, below) = (&internal.children[at], below(internal, at, bounds));
+                    if self.range_in(child, level - 1, below, (from, to), f)?.is_break() {
                         return Ok(ControlFlow::Break(()));
                     }
                 }
@@ -125,11 +127,17 @@ impl<'a> Reader<'a> {
 
     /// Returns the entry with the largest key that is at most `key`.
     pub fn last_at_or_before(&self, key: Key) -> Result<Option<(Key, Vec<u8>)>, Error> {
-        self.last_in(&self.tree.root, self.tree.level, key)
+        self.last_in(&self.tree.root, self.tree.level, None, key)
     }
 
-    fn last_in(&self, child: &Child, level: u8, key: Key) -> Result<Option<(Key, Vec<u8>)>, Error> {
-        let node = self.store.load(child, level)?;
+    fn last_in(
+        &self,
+        child: &Child,
+        level: u8,
+        bounds: Bounds,
+        key: Key,
+    ) -> Result<Option<(Key, Vec<u8>)>, Error> {
+        let node = load_within(child, level, bounds, self.store)?;
         match &node.body {
             Body::Leaf(leaf) => {
                 let behind = leaf.search(key).map_or_else(|at| at, |at| at + 1);
@@ -137,7 +145,8 @@ impl<'a> Reader<'a> {
             }
             Body::Internal(internal) => {
                 for at in (0..=internal.child_for(key)).rev() {
-                    let found = self.last_in(&internal.children[at], level - 1, key)?;
+                    let below = below(internal, at, bounds);
+                    let found = self.last_in(&internal.children[at], level - 1, below, key)?;
                     if found.is_some() {
                         return Ok(found);
                     }
@@ -145,6 +154,28 @@ impl<'a> Reader<'a> {
                 Ok(None)
             }
         }
+    }
+}
+
+/// What a node's keys lie between: at least the first, below the second, where there is one. None for a root.
+pub type Bounds = Option<(Key, Option<Key>)>;
+
+/// Bounds of an internal node's child.
+pub(super) fn below(internal: &Internal, at: usize, bounds: Bounds) -> Bounds {
+    let high = internal.keys.get(at + 1).copied().or(bounds.and_then(|bounds| bounds.1));
+    Some((internal.keys[at], high))
+}
+
+/// Fails where a node that was read holds keys that do not belong there, or none (T2, T5).
+///
+/// Hashes authenticate what a pool's maker wrote, whoever that was: without this, a few nodes whose pointers
+/// all lead to the same ones make a walk that never ends.
+pub fn check_bounds(node: &Node, bounds: Bounds) -> Result<(), cache::Error> {
+    let Some((low, high)) = bounds else { return Ok(()) };
+    let inside = |(first, last): (Key, Key)| low <= first && high.is_none_or(|high| last < high);
+    match node.key_range().is_some_and(inside) {
+        true => Ok(()),
+        false => Err(cache::Error::Range { addr: node.addr }),
     }
 }
 

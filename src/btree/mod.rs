@@ -31,7 +31,7 @@ use std::sync::Arc;
 use crate::cache::{self, Body, Child, Node, NodeCache};
 use crate::format::{BlockNo, Epoch, Leaf, NodePtr};
 
-pub use lookup::Reader;
+pub use lookup::{Bounds, Reader, check_bounds};
 pub use write::{Writeback, sweep, write_dirty};
 
 /// Why a tree could not be read or changed.
@@ -40,6 +40,9 @@ pub enum Error {
     /// A node could not be read.
     #[error(transparent)]
     Read(#[from] cache::Error),
+    /// A record has the right hash, but is not what its reader can use.
+    #[error("{0}")]
+    Malformed(String),
     /// There is no room for a node.
     #[error("no space for a tree node")]
     NoSpace,
@@ -95,12 +98,14 @@ impl Tree {
     pub fn prepare(&mut self, store: &mut dyn Store, key: crate::format::Key) -> Result<(), Error> {
         let mut level = self.level;
         let mut child = &mut self.root;
+        let mut bounds = None;
         loop {
-            let node = own(child, level, store)?;
+            let node = own(child, level, bounds, store)?;
             match &mut node.body {
                 Body::Leaf(_) => return Ok(()),
                 Body::Internal(internal) => {
                     let at = internal.child_for(key);
+                    bounds = lookup::below(internal, at, bounds);
                     child = &mut internal.children[at];
                     level -= 1;
                 }
@@ -109,10 +114,30 @@ impl Tree {
     }
 }
 
+/// Loads a node; one that was read must hold what its parent says.
+fn load_within(
+    child: &Child,
+    level: u8,
+    bounds: Bounds,
+    store: &dyn Load,
+) -> Result<Arc<Node>, cache::Error> {
+    let node = store.load(child, level)?;
+    if child.node.is_none() {
+        check_bounds(&node, bounds)?;
+    }
+    Ok(node)
+}
+
 /// Makes `child` a dirty node that is this tree's alone, and returns it.
 ///
-/// On an error the child is as it was.
-fn own<'a>(child: &'a mut Child, level: u8, store: &mut dyn Store) -> Result<&'a mut Node, Error> {
+/// On an error the child is as it was. A node whose keys are not within `bounds` is not worked on: splits and
+/// merges would spread the disorder.
+fn own<'a>(
+    child: &'a mut Child,
+    level: u8,
+    bounds: Bounds,
+    store: &mut dyn Store,
+) -> Result<&'a mut Node, Error> {
     let epoch = store.epoch();
     let in_place = match &mut child.node {
         // An older birth would make the node younger children's parent (T4).
@@ -122,7 +147,7 @@ fn own<'a>(child: &'a mut Child, level: u8, store: &mut dyn Store) -> Result<&'a
         None => false,
     };
     if !in_place {
-        let old = store.load(child, level)?;
+        let old = load_within(child, level, bounds, store)?;
         let node = Node::new(store.allocate()?, epoch, old.body.clone());
         drop(old);
         store.retire(child.addr, child.birth);

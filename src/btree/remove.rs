@@ -1,6 +1,7 @@
 //! Removing a key, and the merges that keep nodes full.
 
-use super::{Error, Store, Tree, own};
+use super::lookup::below;
+use super::{Bounds, Error, Store, Tree, load_within, own};
 use crate::cache::{Body, Child, Internal, Node};
 use crate::format::{Key, LEAF_CAPACITY, Leaf, MAX_CHILDREN};
 
@@ -17,7 +18,7 @@ impl Tree {
     /// After [`Tree::prepare`] for the same key it needs no I/O: a neighbour that can't be read is not
     /// merged with.
     pub fn remove(&mut self, store: &mut dyn Store, key: Key) -> Result<bool, Error> {
-        let removed = remove_in(&mut self.root, self.level, store, key, &mut self.nodes)?;
+        let removed = remove_in(&mut self.root, self.level, None, store, key, &mut self.nodes)?;
         while self.level > 0 && self.drop_root_level(store)? {}
         Ok(removed)
     }
@@ -31,7 +32,7 @@ impl Tree {
             [] => {
                 drop(root);
                 // Removing its last child has made it this tree's own.
-                own(&mut self.root, self.level, store)?.body = Body::Leaf(Leaf::default());
+                own(&mut self.root, self.level, None, store)?.body = Body::Leaf(Leaf::default());
                 self.level = 0;
                 Ok(false)
             }
@@ -40,7 +41,7 @@ impl Tree {
                 store.retire(self.root.addr, self.root.birth);
                 self.root = only;
                 self.level -= 1;
-                self.nodes -= 1;
+                self.nodes = self.nodes.saturating_sub(1);
                 Ok(true)
             }
             _ => Ok(false),
@@ -51,11 +52,12 @@ impl Tree {
 fn remove_in(
     child: &mut Child,
     level: u8,
+    bounds: Bounds,
     store: &mut dyn Store,
     key: Key,
     nodes: &mut u64,
 ) -> Result<bool, Error> {
-    let node = own(child, level, store)?;
+    let node = own(child, level, bounds, store)?;
     match &mut node.body {
         Body::Leaf(leaf) => {
             let found = leaf.search(key);
@@ -66,9 +68,11 @@ fn remove_in(
         }
         Body::Internal(internal) => {
             let at = internal.child_for(key);
-            let removed = remove_in(&mut internal.children[at], level - 1, store, key, nodes)?;
+            let inside = below(internal, at, bounds);
+            let child = &mut internal.children[at];
+            let removed = remove_in(child, level - 1, inside, store, key, nodes)?;
             if removed && is_low(&internal.children[at]) {
-                relieve(internal, at, store, nodes);
+                relieve(internal, at, bounds, store, nodes);
             }
             Ok(removed)
         }
@@ -93,13 +97,19 @@ fn is_empty(child: &Child) -> bool {
 }
 
 /// Drops the child at `at` if it is empty, else merges it with a neighbour if both fit in one node.
-fn relieve(internal: &mut Internal, at: usize, store: &mut dyn Store, nodes: &mut u64) {
+fn relieve(
+    internal: &mut Internal,
+    at: usize,
+    bounds: Bounds,
+    store: &mut dyn Store,
+    nodes: &mut u64,
+) {
     if is_empty(&internal.children[at]) {
         drop_child(internal, at, store, nodes);
         return;
     }
     for left in [at.checked_sub(1), Some(at)].into_iter().flatten() {
-        if left + 1 < internal.children.len() && merge(internal, left, store, nodes) {
+        if left + 1 < internal.children.len() && merge(internal, left, bounds, store, nodes) {
             return;
         }
     }
@@ -110,16 +120,21 @@ fn drop_child(internal: &mut Internal, at: usize, store: &mut dyn Store, nodes: 
     store.retire(child.addr, child.birth);
     // The node's own lower bound stays that of its first child.
     internal.keys.remove(if at == 0 && internal.keys.len() > 1 { 1 } else { at });
-    *nodes -= 1;
+    *nodes = nodes.saturating_sub(1);
 }
 
 /// Moves the content of child `left + 1` into child `left` and says whether it did.
-fn merge(internal: &mut Internal, left: usize, store: &mut dyn Store, nodes: &mut u64) -> bool {
+fn merge(
+    internal: &mut Internal,
+    left: usize,
+    bounds: Bounds,
+    store: &mut dyn Store,
+    nodes: &mut u64,
+) -> bool {
     let level = internal.level - 1;
-    let pair = &internal.children[left..=left + 1];
-    let (Ok(low), Ok(high)) = (store.load(&pair[0], level), store.load(&pair[1], level)) else {
-        return false;
-    };
+    let inside = [left, left + 1].map(|at| below(internal, at, bounds));
+    let load = |at: usize| load_within(&internal.children[left + at], level, inside[at], store);
+    let (Ok(low), Ok(high)) = (load(0), load(1)) else { return false };
     let fits = match (&low.body, &high.body) {
         (Body::Leaf(a), Body::Leaf(b)) => a.used_bytes() + b.used_bytes() <= LEAF_MERGED,
         (Body::Internal(a), Body::Internal(b)) => {
@@ -131,7 +146,7 @@ fn merge(internal: &mut Internal, left: usize, store: &mut dyn Store, nodes: &mu
     if !fits {
         return false;
     }
-    let Ok(into) = own(&mut internal.children[left], level, store) else { return false };
+    let Ok(into) = own(&mut internal.children[left], level, inside[0], store) else { return false };
     append(into, &high, internal.keys[left + 1]);
     drop(high);
     drop_child(internal, left + 1, store, nodes);

@@ -55,6 +55,14 @@ pub enum Error {
         /// What is wrong.
         source: DecodeError,
     },
+    /// The node holds keys that its parent does not send there, or nothing where it must hold something.
+    #[error(
+        "the node at block {addr} is empty, or has keys outside of the range that its parent says"
+    )]
+    Range {
+        /// Block of the node.
+        addr: BlockNo,
+    },
     /// The node stands at another level than its parent says.
     #[error("the node at block {addr} has level {found}, expected {expected}")]
     Level {

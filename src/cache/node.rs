@@ -123,6 +123,17 @@ impl Node {
         *self.hash.get_or_init(|| hash)
     }
 
+    /// The first and the last key; of an internal node the children's lower bounds. None for an empty leaf.
+    pub fn key_range(&self) -> Option<(Key, Key)> {
+        match &self.body {
+            Body::Leaf(leaf) => {
+                let last = leaf.len().checked_sub(1)?;
+                Some((leaf.key(0), leaf.key(last)))
+            }
+            Body::Internal(internal) => Some((*internal.keys.first()?, *internal.keys.last()?)),
+        }
+    }
+
     /// Height above the leaves; 0 for a leaf.
     pub fn level(&self) -> u8 {
         match &self.body {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Checker;
-use crate::btree::Tree;
+use crate::btree::{Bounds, Tree, check_bounds};
 use crate::cache::{self, Body, Child, Node};
 use crate::format::{Key, NODE_BLOCKS, RootRecord, Run};
 
@@ -22,6 +22,10 @@ impl Place {
     pub(super) fn root(record: &RootRecord) -> Place {
         let child = Child::clean(record.ptr);
         Place { child, level: record.level, low: Key::MIN, high: None, is_root: true }
+    }
+
+    fn bounds(&self) -> Bounds {
+        (!self.is_root).then_some((self.low, self.high))
     }
 
     /// Places of a node's children; none for a leaf.
@@ -50,6 +54,7 @@ fn broken(error: &cache::Error) -> &'static str {
     match error {
         cache::Error::Io { .. } | cache::Error::Hash { .. } => "T1",
         cache::Error::Level { .. } => "T3",
+        cache::Error::Range { .. } => "T2",
         cache::Error::Decode { source, .. } => match (source.record, source.field) {
             (_, "key order") => "T2",
             ("internal node", "level") => "T3",
@@ -64,7 +69,8 @@ impl Checker<'_> {
     /// Reads a node that has been verified before, as part of another tree.
     pub(super) fn load_known(&mut self, place: &Place) -> Option<Arc<Node>> {
         // What is wrong with it has been said then.
-        self.cache.load(&place.child, place.level).ok()
+        let node = self.cache.load(&place.child, place.level).ok()?;
+        check_bounds(&node, place.bounds()).ok().map(|()| node)
     }
 
     /// Reads a node for the first time, verifies it and counts its blocks.
@@ -75,8 +81,12 @@ impl Checker<'_> {
             Ok(node) => {
                 let node = Arc::new(node);
                 self.cache.insert(Arc::clone(&node));
-                self.verify_node(place, &node);
-                Some(node)
+                if self.verify_node(place, &node) {
+                    return Some(node);
+                }
+                // Where it leads may be anywhere, and as often as it likes.
+                self.incomplete = true;
+                None
             }
             Err(error) => {
                 self.incomplete = true;
@@ -86,25 +96,18 @@ impl Checker<'_> {
         }
     }
 
-    fn verify_node(&mut self, place: &Place, node: &Node) {
+    /// Whether the node holds what its parent says; the decoder has seen that its keys rise.
+    fn verify_node(&mut self, place: &Place, node: &Node) -> bool {
         let addr = place.child.addr;
-        let (first, last, len) = match &node.body {
-            Body::Leaf(leaf) => (leaf.key(0), leaf.key(leaf.len().saturating_sub(1)), leaf.len()),
-            Body::Internal(internal) => {
-                let ends = (internal.keys.first(), internal.keys.last());
-                let (first, last) = (ends.0.copied(), ends.1.copied());
-                (first.unwrap_or(Key::MIN), last.unwrap_or(Key::MIN), internal.keys.len())
-            }
-        };
-        if len == 0 {
+        if node.key_range().is_none() {
             let leaf_root = place.is_root && place.level == 0;
             self.report.expect(leaf_root, "T5", || format!("the node at block {addr} is empty"));
-            return;
+            return leaf_root;
         }
-        // The decoder has seen that keys rise.
-        let inside = place.low <= first && place.high.is_none_or(|high| last < high);
+        let inside = check_bounds(node, place.bounds()).is_ok();
         self.report.expect(inside, "T2", || {
             format!("the node at block {addr} has keys outside of the range that its parent says")
         });
+        inside
     }
 }

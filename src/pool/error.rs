@@ -70,6 +70,7 @@ impl From<btree::Error> for Error {
     fn from(error: btree::Error) -> Self {
         match error {
             btree::Error::Read(error) => error.into(),
+            btree::Error::Malformed(why) => Error::Corrupt(why),
             btree::Error::NoSpace => Error::NoSpace,
         }
     }

@@ -42,7 +42,9 @@ impl DeadBuffer {
 
     /// Blocks that the references in buckets `low < epoch <= high` cover.
     pub fn blocks(&self, low: Epoch, high: Epoch) -> u64 {
-        let buckets = self.buckets.range(Epoch(low.0 + 1)..=high);
+        // A lineage that is damaged can have a parent that is younger than its child.
+        let buckets = self.buckets.range(Epoch(low.0 + 1).min(high)..=high);
+        let buckets = buckets.filter(|(epoch, _)| **epoch > low);
         buckets.flat_map(|(_, refs)| refs).map(|dead| u64::from(dead.run.len_blocks)).sum()
     }
 

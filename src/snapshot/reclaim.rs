@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::{Error, Lineage};
-use crate::btree::Store;
+use crate::btree::{Store, check_bounds};
 use crate::cache::{Body, Child};
 use crate::format::{
     Epoch, Extent, Key, KeyKind, Leaf, MAX_SUB, MemberId, MemberKind, NODE_BLOCKS, Run,
@@ -101,7 +101,7 @@ impl Lineage {
             progress,
             store,
         };
-        let done = walk.free(&root.tree.root, root.tree.level, None).is_continue();
+        let done = walk.free(&root.tree.root, root.tree.level, None, None).is_continue();
         let cursor = walk.cursor;
         if done {
             progress.finished = Some(id);
@@ -125,14 +125,22 @@ impl Walk<'_> {
     /// breaks when the budget is spent. `end` is the subtree's upper bound; none for the rightmost.
     ///
     /// Whatever has its upper bound at or before the cursor is freed already and must not be read.
-    fn free(&mut self, child: &Child, level: u8, end: Option<Key>) -> ControlFlow<()> {
+    fn free(
+        &mut self,
+        child: &Child,
+        level: u8,
+        low: Option<Key>,
+        end: Option<Key>,
+    ) -> ControlFlow<()> {
         if child.birth <= self.keep || end.is_some_and(|end| end <= self.cursor) {
             return ControlFlow::Continue(());
         }
         if self.budget == 0 {
             return ControlFlow::Break(());
         }
-        match self.store.load(child, level) {
+        let bounds = low.map(|low| (low, end));
+        let loaded = self.store.load(child, level);
+        match loaded.and_then(|node| check_bounds(&node, bounds).map(|()| node)) {
             Err(error) => self.progress.unreadable.push(error.to_string()),
             Ok(node) => {
                 match &node.body {
@@ -143,7 +151,7 @@ impl Walk<'_> {
                     Body::Internal(internal) => {
                         for (at, below) in internal.children.iter().enumerate() {
                             let end = internal.keys.get(at + 1).copied().or(end);
-                            self.free(below, level - 1, end)?;
+                            self.free(below, level - 1, Some(internal.keys[at]), end)?;
                         }
                     }
                 }
