@@ -44,6 +44,7 @@ impl Apply<'_> {
                 self.prepare_range(*ino, *block, block.saturating_add(*len_blocks))
             }
             Edit::DeleteInode { ino } => {
+                self.overlapping(*ino, 0, u64::MAX)?;
                 for key in self.keys_of(*ino)? {
                     self.prepare_key(key)?;
                 }
@@ -138,14 +139,14 @@ impl Apply<'_> {
 
     fn count_blocks(&mut self, ino: InodeNo, added: u64, removed: u64) -> Result<(), Error> {
         let root = &mut *self.root;
-        root.data_blocks = (root.data_blocks + added).saturating_sub(removed);
+        root.data_blocks = root.data_blocks.saturating_add(added).saturating_sub(removed);
         if added == removed {
             return Ok(());
         }
         let key = Key::inode(ino, KeyKind::Inode, 0);
         let count = |record: &mut [u8]| {
             if let Some(field) = record.first_chunk_mut::<BLOCKS_FIELD>() {
-                let blocks = u64::from_le_bytes(*field) + added;
+                let blocks = u64::from_le_bytes(*field).saturating_add(added);
                 *field = blocks.saturating_sub(removed).to_le_bytes();
             }
         };
@@ -214,7 +215,8 @@ fn continues(before: &Extent, start: u64, extent: &Extent, block: u64) -> bool {
 
 /// Calls `f` with every extent of `ino` that overlaps the blocks from `from` up to `to`, whole, in order.
 ///
-/// A record that does not decode counts as absent here: reading it by key says so.
+/// Fails at a record that does not decode, and at one that overlaps the one before: to leave it out would
+/// show a hole where there is data.
 pub(super) fn for_each_extent(
     reader: &Reader<'_>,
     ino: InodeNo,
@@ -227,12 +229,25 @@ pub(super) fn for_each_extent(
     }
     // An extent that overlaps `from` begins at most a longest extent before it.
     let first = from.saturating_sub(u64::from(MAX_EXTENT_BLOCKS) - 1);
+    let mut behind = 0;
+    let mut bad = None;
     reader.range(extent_key(ino, first), extent_key(ino, to - 1), &mut |key, value| {
         match Extent::decode(value) {
-            Ok(extent) if key.sub() + u64::from(extent.len_blocks) > from => f(key.sub(), extent),
-            _ => ControlFlow::Continue(()),
+            Ok(_) if key.sub() < behind => {
+                bad = Some(format!("extents of inode {ino} overlap at its block {}", key.sub()));
+                ControlFlow::Break(())
+            }
+            Ok(extent) => {
+                behind = key.sub() + u64::from(extent.len_blocks);
+                if behind > from { f(key.sub(), extent) } else { ControlFlow::Continue(()) }
+            }
+            Err(error) => {
+                bad = Some(format!("inode {ino}, block {}: {error}", key.sub()));
+                ControlFlow::Break(())
+            }
         }
-    })
+    })?;
+    bad.map_or(Ok(()), |why| Err(Error::Malformed(why)))
 }
 
 /// Returns the blocks of a written extent that do not have the checksums that it says, read by `read`.
