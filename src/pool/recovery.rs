@@ -195,6 +195,7 @@ impl Pool {
         let count = records.len();
         let mut decoded = Vec::with_capacity(count);
         let mut answers = Vec::new();
+        let mut mapped = Mapped::default();
         for (seq, payload) in records {
             let entry = Entry::decode(&payload);
             let entry = entry.map_err(|e| Error::Corrupt(format!("journal record {seq}: {e}")))?;
@@ -202,7 +203,7 @@ impl Pool {
                 answers.extend(entry.answers);
             }
             if let Some(record) = entry.record {
-                self.prepare_replay(&record)?;
+                self.prepare_replay(&record, &mut mapped)?;
                 decoded.push(record);
             }
         }
@@ -224,17 +225,18 @@ impl Pool {
     }
 
     /// The first pass over a record: copies go to their places, mapped blocks are reserved.
-    fn prepare_replay(&self, record: &Record) -> Result<()> {
+    fn prepare_replay(&self, record: &Record, mapped: &mut Mapped) -> Result<()> {
         if let Record::Copy { addr, bytes } = record {
-            self.replay_content(*addr, bytes)?;
+            self.replay_content(*addr, bytes, mapped)?;
         }
         for edit in record.edits() {
             match edit {
-                Edit::Content { addr, bytes } => self.replay_content(*addr, bytes)?,
+                Edit::Content { addr, bytes } => self.replay_content(*addr, bytes, mapped)?,
                 Edit::Map { extent, shared: false, .. } => {
                     let reserved = self.space.lock().reserve(extent.run());
                     reserved.map_err(|e| Error::Corrupt(format!("a journal record maps {e}")))?;
                     self.grow_to(extent.run().end())?;
+                    mapped.0.insert(extent.addr.0, extent.run().end());
                 }
                 _ => {}
             }
@@ -242,9 +244,16 @@ impl Pool {
         Ok(())
     }
 
-    /// Puts file data from the journal in its place.
-    fn replay_content(&self, addr: BlockNo, bytes: &[u8]) -> Result<()> {
-        self.grow_to(addr.0 + (bytes.len() / BLOCK_SIZE) as u64)?;
+    /// Puts file data from the journal in its place, which a record of this tail has mapped: anything else
+    /// may be what the checkpoint refers to.
+    fn replay_content(&self, addr: BlockNo, bytes: &[u8], mapped: &Mapped) -> Result<()> {
+        let blocks = (bytes.len() / BLOCK_SIZE) as u64;
+        if !mapped.covers(addr.0, addr.0 + blocks) {
+            let why = format!(
+                "the journal has content for {blocks} blocks at {addr}, and maps none there"
+            );
+            return Err(Error::Corrupt(why));
+        }
         let written = self.storage.data.write_urgently(addr.offset_bytes(), bytes);
         written.map_err(Error::io("writing data"))
     }
@@ -279,6 +288,23 @@ impl Pool {
         self.drop_references(head.parent_epoch, &head.ancestors, &dropped, &mut head.dead);
         self.drop_nodes(head.parent_epoch, &head.ancestors, &store.retired, &mut head.dead);
         Ok(())
+    }
+}
+
+/// Blocks that the journal's records map, as start and end of ranges that don't overlap.
+#[derive(Default)]
+struct Mapped(BTreeMap<u64, u64>);
+
+impl Mapped {
+    fn covers(&self, start: u64, end: u64) -> bool {
+        let mut at = start;
+        while at < end {
+            match self.0.range(..=at).next_back() {
+                Some((_, to)) if *to > at => at = *to,
+                _ => return false,
+            }
+        }
+        true
     }
 }
 
