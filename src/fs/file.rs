@@ -194,12 +194,21 @@ pub(super) fn read_at(
             return Err(Error::IsDirectory);
         }
         if inode.flags.has(InodeFlags::INLINE) {
-            let copy = |content: &[u8]| copy_from(content, offset, buf);
-            return Ok(Records::get(&reader, inline_key(ino), copy)?.unwrap_or(0));
+            let copy = |content: &[u8]| {
+                let whole = content.len() as u64 == inode.size;
+                whole.then(|| copy_from(content, offset, buf))
+            };
+            let read = Records::get(&reader, inline_key(ino), copy)?.flatten();
+            return read.ok_or_else(|| inline_damaged(ino));
         }
         inode
     };
     read_blocks(source, ino, &inode, offset, buf)
+}
+
+/// The content in the leaf is not there, or not as long as the inode says.
+fn inline_damaged(ino: InodeNo) -> Error {
+    Error::Io(format!("the content of inode {ino} is not as long as its size"))
 }
 
 /// Copies what there is of `content` from an offset on.
