@@ -71,6 +71,9 @@ fn fuzz(target: &str, body: fn(&[u8]), few: u64, longest: usize) {
     std::panic::set_hook(Box::new(|info| {
         let line = format!("{info}").replace('\n', " ");
         WHERE.with_borrow_mut(|place| *place = line);
+        if std::env::var_os("AMBERFS_FUZZ_TRACE").is_some() {
+            println!("{}", std::backtrace::Backtrace::force_capture());
+        }
     }));
     let corpus = corpus(target);
     let seconds = std::env::var("AMBERFS_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok());
