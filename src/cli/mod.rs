@@ -19,6 +19,7 @@ mod options;
 mod output;
 mod pool;
 mod remount;
+mod scrub;
 mod size;
 mod snapshot;
 mod status;
@@ -84,6 +85,7 @@ enum Command {
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
     Check(check::Check),
+    Scrub(scrub::Scrub),
     Status(status::Status),
     Completions(generate::Completions),
     Man(generate::Man),
@@ -172,6 +174,7 @@ fn run_command(environment: &Environment) -> Result<(), End> {
         Command::Volume(command) => command.run(&context),
         Command::Snapshot(command) => command.run(&context),
         Command::Check(command) => command.run(&context),
+        Command::Scrub(command) => command.run(&context),
         Command::Status(command) => command.run(&context),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),

@@ -32,6 +32,7 @@ mod mounts;
 mod open;
 pub mod protocol;
 mod refuse;
+mod scrub;
 mod server;
 mod service;
 mod supervisor;

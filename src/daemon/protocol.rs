@@ -117,6 +117,12 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Begins a scrub, or goes on with one that was stopped.
+    ScrubStart,
+    /// Tells of the scrub that runs, or of the last one.
+    ScrubStatus,
+    /// Stops the scrub that runs.
+    ScrubCancel,
     /// Renames a snapshot.
     SnapshotRename {
         /// The volume.
@@ -134,6 +140,7 @@ impl Request {
         matches!(
             self,
             Request::Status
+                | Request::ScrubStatus
                 | Request::VolumeList
                 | Request::SnapshotList { .. }
                 | Request::SnapshotShow { .. }
@@ -270,8 +277,67 @@ pub enum Reply {
     },
     /// To [`Request::SnapshotList`].
     Snapshots(SnapshotList),
+    /// To [`Request::ScrubStart`], [`Request::ScrubStatus`] and [`Request::ScrubCancel`].
+    Scrub(ScrubRow),
     /// To [`Request::SnapshotCreate`] and [`Request::SnapshotShow`].
     Snapshot(SnapshotRow),
+}
+
+/// How a scrub stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScrubProgress {
+    /// There was none yet.
+    #[default]
+    None,
+    /// It runs.
+    Running,
+    /// It was stopped, and the next one goes on with it.
+    Stopped,
+    /// Everything has been read.
+    Done,
+}
+
+/// A scrub.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ScrubRow {
+    /// How it stands.
+    pub progress: ScrubProgress,
+    /// When it began, RFC 3339.
+    pub begun: Option<String>,
+    /// When it was done.
+    pub ended: Option<String>,
+    /// Nodes verified.
+    pub nodes: u64,
+    /// Data blocks verified.
+    pub blocks: u64,
+    /// Bytes of both.
+    pub done_bytes: u64,
+    /// About how many there are.
+    pub total_bytes: u64,
+    /// What is damaged, file by file; at most a thousand pieces.
+    pub damage: Vec<ScrubDamageRow>,
+    /// Pieces that are not listed.
+    pub more_damage: u64,
+}
+
+/// Something damaged that a scrub has found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ScrubDamageRow {
+    /// The volume; none for the pool's own records.
+    pub volume: Option<String>,
+    /// The snapshot; none in the live state.
+    pub snapshot: Option<String>,
+    /// Path of the file, or of the first one whose records are damaged.
+    pub path: Option<String>,
+    /// Its inode.
+    pub inode: u64,
+    /// First damaged block of 4 KiB in the file; none where records are damaged.
+    pub first_block: Option<u64>,
+    /// How many.
+    pub blocks: Option<u64>,
+    /// What is wrong.
+    pub cause: String,
 }
 
 /// A pool and what its daemon does.

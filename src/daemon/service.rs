@@ -12,7 +12,7 @@ use super::mounts::Mounts;
 use super::protocol::{
     DaemonRow, PoolStatusRow, Reply, Request, SnapshotList, SnapshotRow, VolumeChanges, VolumeRow,
 };
-use super::{Error, ErrorKind, Result, open};
+use super::{Error, ErrorKind, Result, open, scrub};
 
 /// Mode of a new volume's root directory.
 const ROOT_MODE: u32 = 0o755;
@@ -60,6 +60,9 @@ pub(super) fn execute(
             set_volume(pool, volume, changes)?;
             Ok(Reply::Ok)
         }
+        Request::ScrubStart => scrub::start(pool, path, daemon.is_some()),
+        Request::ScrubStatus => Ok(scrub::status(pool, path)),
+        Request::ScrubCancel => Ok(scrub::cancel(pool, path)),
         Request::SnapshotCreate { volume, name } => create_snapshot(pool, mounts, volume, name),
         Request::SnapshotList { volume } => list_snapshots(pool, volume),
         Request::SnapshotShow { volume, name } => {

@@ -115,6 +115,14 @@ impl std::fmt::Debug for Filesystem {
     }
 }
 
+/// Returns a readable path of an inode in a state, for messages; as far as it can be read.
+pub fn path_in(source: &Source, ino: InodeNo) -> String {
+    match source.read() {
+        Ok(guard) => path_of(&guard.reader(), ino),
+        Err(_) => format!("(inode {ino})"),
+    }
+}
+
 /// Most damaged files that the log names.
 const MAX_BLAMED: usize = 1000;
 

@@ -163,6 +163,7 @@ impl Pool {
     ///
     /// Whoever still has a volume can read it, and gets errors for changes.
     pub fn close(&self) -> Result<()> {
+        self.scrub.stop();
         self.background.stop();
         let done = self.checkpoint();
         if done.is_ok() {
@@ -174,6 +175,7 @@ impl Pool {
 
     /// Lets go of the pool as a crash would: nothing is written any more.
     pub fn abandon(&self) {
+        self.scrub.stop();
         self.background.stop();
         self.failure.lock().get_or_insert_with(|| "it has been closed".into());
         self.volumes.write().clear();

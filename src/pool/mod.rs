@@ -36,6 +36,7 @@ mod error;
 mod extents;
 mod options;
 mod recovery;
+mod scrub;
 mod snapshots;
 mod source;
 mod space;
@@ -66,6 +67,7 @@ pub use options::{
     Clock, CreateOptions, Intent, OpenOptions, PoolStatus, SnapshotInfo, VolumeInfo,
 };
 pub(crate) use recovery::read_superblock;
+pub use scrub::{SaveScrub, ScrubDamage, ScrubPhase, ScrubPosition, ScrubState};
 pub use snapshots::check_snapshot_name;
 pub use source::{ReadExtents, ReadGuard, SnapshotView, Source};
 pub use volume::{Fresh, Space, Update, Volume};
@@ -104,6 +106,7 @@ pub struct Pool {
     grown_blocks: Mutex<u64>,
     failure: Mutex<Option<String>>,
     background: Arc<background::Background>,
+    scrub: scrub::Scrub,
 }
 
 /// A change under way; see [`Pool::changing`]. It ends before the locks are let go.

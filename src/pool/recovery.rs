@@ -163,6 +163,7 @@ impl Pool {
             grown_blocks: Mutex::new(grown / BLOCK_SIZE as u64),
             failure: Mutex::new(None),
             background: Default::default(),
+            scrub: Default::default(),
             storage,
         };
         Ok((Arc::new(pool), records))

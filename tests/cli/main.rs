@@ -11,6 +11,7 @@ mod mounted;
 #[expect(dead_code, reason = "shared with the tests of mounts")]
 mod random;
 mod readme;
+mod scrub;
 #[path = "../support/place.rs"]
 mod support;
 mod takeover;

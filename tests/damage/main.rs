@@ -14,6 +14,7 @@ mod log;
 mod patient;
 #[path = "../support/random.rs"]
 mod random;
+mod scrub;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;

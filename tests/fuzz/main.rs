@@ -68,6 +68,14 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Runs a body over its corpus and over `few` other inputs of at most `longest` bytes.
 fn fuzz(target: &str, body: fn(&[u8]), few: u64, longest: usize) {
+    let failures = failures(target, body, few, longest);
+    // The hook keeps what a panic says to itself.
+    println!("{}", failures.join("\n"));
+    assert!(failures.is_empty());
+}
+
+/// As [`fuzz`], and returns what failed, and how.
+fn failures(target: &str, body: fn(&[u8]), few: u64, longest: usize) -> Vec<String> {
     std::panic::set_hook(Box::new(|info| {
         let line = format!("{info}").replace('\n', " ");
         WHERE.with_borrow_mut(|place| *place = line);
@@ -113,14 +121,8 @@ fn fuzz(target: &str, body: fn(&[u8]), few: u64, longest: usize) {
     let failures = failures.into_inner().unwrap();
     let tried = next.into_inner() - threads as u64;
     println!("{target}: {tried} executions, {:.1} s", begun.elapsed().as_secs_f32());
-    let list: Vec<String> = failures
-        .iter()
-        .take(MAX_LISTED)
-        .map(|(why, (times, bytes))| format!("{times} x {why}\n    {}", hex(bytes)))
-        .collect();
-    // The hook keeps what a panic says to itself.
-    println!("{}", list.join("\n"));
-    assert!(failures.is_empty());
+    let list = failures.iter().take(MAX_LISTED);
+    list.map(|(why, (times, bytes))| format!("{times} x {why}\n    {}", hex(bytes))).collect()
 }
 
 #[test]
@@ -135,5 +137,39 @@ fn pools() {
 
 #[test]
 fn operations() {
-    fuzz("operations", bodies::operations::run, 600, 400);
+    fuzz("operations", bodies::operations::run, 4000, 600);
+}
+
+/// Trees in which each pointer of a node leads to the same node below: 255^12 ways to one leaf.
+#[test]
+fn a_tree_with_many_ways_to_one_leaf_costs_no_more_than_its_nodes() {
+    let begun = Instant::now();
+    bodies::pool::many_ways();
+    assert!(begun.elapsed() < MAX_TIME, "{:?}", begun.elapsed());
+}
+
+// Each kind of body must be able to fail.
+
+#[test]
+fn planted_a_decoder_without_a_bound_is_found() {
+    let found = failures("planted", bodies::records::planted_without_bound, 2000, 40);
+    assert!(found.iter().any(|why| why.contains("were held at once")), "{found:?}");
+}
+
+#[test]
+fn planted_a_decoder_that_leaves_bytes_out_is_found() {
+    let found = failures("planted", bodies::records::planted_reserved, 2000, 40);
+    assert!(found.iter().any(|why| why.contains("does not encode")), "{found:?}");
+}
+
+#[test]
+fn planted_a_walk_without_an_end_is_found() {
+    let found = failures("planted", bodies::pool::planted_endless, 1, 4);
+    assert!(found.iter().any(|why| why.contains("the device was called")), "{found:?}");
+}
+
+#[test]
+fn planted_a_lost_write_is_found() {
+    let found = failures("operations", bodies::operations::planted_lost_write, 400, 600);
+    assert!(!found.is_empty());
 }

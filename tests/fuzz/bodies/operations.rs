@@ -1,9 +1,11 @@
 //! Operations with names, offsets, sizes and flags at their limits, on a sound volume: it stays sound.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use amberfs::check::{Options, check};
-use amberfs::device::Storage;
+use amberfs::device::{BlockDevice, Storage};
 use amberfs::fs::{
     Caller, Filesystem, FsOptions, Handle, NodeId, SetAttr, SetTime, SnapDir, Timestamp, Whence,
     WriteFlags,
@@ -19,9 +21,54 @@ const MAX_STEPS: usize = 60;
 
 /// Does what the input says.
 pub(crate) fn run(data: &[u8]) {
+    run_on(data, Storage::clone);
+}
+
+/// The same on a data file that loses every fifth write.
+pub(crate) fn planted_lost_write(data: &[u8]) {
+    run_on(data, |storage| {
+        let forgetful = Forgetful { inner: Arc::clone(&storage.data), writes: AtomicU64::new(0) };
+        Storage { data: Arc::new(forgetful), ..storage.clone() }
+    });
+}
+
+#[derive(Debug)]
+struct Forgetful {
+    inner: Arc<dyn BlockDevice>,
+    writes: AtomicU64,
+}
+
+impl BlockDevice for Forgetful {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.inner.read_at(offset, buf)
+    }
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        match self.writes.fetch_add(1, Ordering::Relaxed) % 5 {
+            4 => self.inner.grow(offset + bytes.len() as u64),
+            _ => self.inner.write_at(offset, bytes),
+        }
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.inner.sync()
+    }
+    fn punch(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
+        self.inner.punch(offset, len_bytes)
+    }
+    fn len_bytes(&self) -> io::Result<u64> {
+        self.inner.len_bytes()
+    }
+    fn grow(&self, len_bytes: u64) -> io::Result<()> {
+        self.inner.grow(len_bytes)
+    }
+    fn available_bytes(&self) -> io::Result<u64> {
+        self.inner.available_bytes()
+    }
+}
+
+fn run_on(data: &[u8], wrap: fn(&Storage) -> Storage) {
     within_bounds(|| {
         let memory = Storage::memory();
-        let (calls, storage) = Calls::wrap(&memory);
+        let (calls, storage) = Calls::wrap(&wrap(&memory));
         let create = CreateOptions {
             size_bytes: Some(8 << 20),
             journal_bytes: 64 << 10,

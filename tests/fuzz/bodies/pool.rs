@@ -7,15 +7,15 @@ use std::sync::{Arc, OnceLock};
 use amberfs::check::{Options, check};
 use amberfs::device::Image;
 use amberfs::format::{
-    BlockNo, Epoch, FRAME_HEADER, Key, KeyKind, Leaf, NODE_SIZE, SLOT_OFFSETS, SLOT_SIZE,
-    empty_page,
+    BlockNo, Epoch, FRAME_HEADER, Hash, Key, KeyKind, Leaf, NODE_SIZE, NodePtr, RootRecord,
+    SLOT_OFFSETS, SLOT_SIZE, empty_page, encode_internal,
 };
 use amberfs::fs::{Caller, FileKind, Filesystem, NodeId, SetAttr, Whence, WriteFlags};
-use amberfs::pool::Pool;
+use amberfs::pool::{Pool, SaveScrub};
 
 use super::limits::{Calls, within_bounds};
 use super::{EDGES, Input};
-use crate::anatomy::{Anatomy, children, entries, field, level, page};
+use crate::anatomy::{Anatomy, In, children, entries, field, level, page, seal_slot};
 use crate::patient::{go_on, mount, open_options, small};
 
 const BLOCK: u64 = 4096;
@@ -72,7 +72,68 @@ pub(crate) fn run(data: &[u8]) {
         changes += 1;
     }
     anatomy.repair(&mut image);
+    keep_small(&mut image);
     within_bounds(|| exercise(&image));
+}
+
+/// A pool's size costs memory, about 200 bytes for each 128 MiB: none here claims more than 4 TiB.
+fn keep_small(image: &mut Image) {
+    for offset in SLOT_OFFSETS {
+        let mut slot = vec![0; SLOT_SIZE];
+        image.superblock.read(offset, &mut slot).expect("it is there");
+        let total = u64::from_le_bytes(field(&slot, 96)).min(1 << 30);
+        slot[96..104].copy_from_slice(&total.to_le_bytes());
+        seal_slot(&mut slot);
+        image.superblock.write(offset, &slot).expect("memory takes it");
+    }
+}
+
+/// A member whose tree has levels of nodes, all of whose pointers lead to the same node below.
+pub(crate) fn many_ways() {
+    const LEVELS: u8 = 12;
+    let (image, anatomy) = &patients()[0];
+    let mut image = image.clone();
+    let leaf = anatomy
+        .nodes
+        .iter()
+        .find(|node| node.level == 0 && matches!(node.places[0].tree, In::Member(_)));
+    let leaf = page(&image, leaf.expect("there is a leaf").addr);
+    let [addr, birth]: [u64; 2] = [8, 16].map(|at| u64::from_le_bytes(field(&leaf, at)));
+    let mut below = NodePtr {
+        addr: BlockNo(addr),
+        birth: Epoch(birth),
+        hash: Hash(*blake3::hash(&leaf).as_bytes()),
+    };
+    for level in 1..=LEVELS {
+        let addr = BlockNo(1500 + 4 * u64::from(level));
+        let entries: Vec<_> = (0..255u128).map(|at| (Key(at << 60), below)).collect();
+        let mut node = empty_page();
+        encode_internal(level, entries.into_iter(), addr, below.birth, &mut node);
+        write_page(&mut image, addr.0, node.as_slice());
+        below = NodePtr { addr, hash: Hash(*blake3::hash(node.as_slice()).as_bytes()), ..below };
+    }
+    for node in &anatomy.nodes {
+        let mut bytes = page(&image, node.addr);
+        if node.places[0].tree == In::Checkpoint && node.level == 0 {
+            for (key, _, value) in entries(&bytes) {
+                if key.is(KeyKind::Root) && key.sub() > 0 {
+                    let mut root = RootRecord::decode(&bytes[value.clone()]).expect("a root");
+                    (root.ptr, root.level) = (below, LEVELS);
+                    bytes[value].copy_from_slice(&root.to_bytes());
+                }
+            }
+            write_page(&mut image, node.addr, &bytes);
+        }
+    }
+    anatomy.repair(&mut image);
+    within_bounds(|| exercise(&image));
+}
+
+/// A walk that never ends.
+pub(crate) fn planted_endless(_: &[u8]) {
+    let (calls, storage) = Calls::wrap(&patients()[0].0.storage());
+    while storage.data.read_at(0, &mut [0]).is_ok() {}
+    calls.check();
 }
 
 fn write_page(image: &mut Image, addr: u64, page: &[u8]) {
@@ -242,6 +303,7 @@ pub(crate) fn exercise(image: &Image) {
     }
     work(&pool);
     drop(pool.status());
+    drop(pool.run_scrub(None, &(Box::new(|_: &_| {}) as SaveScrub)));
     drop(pool.close());
     if let Ok(pool) = Pool::open(storage, open_options()) {
         work(&pool);

@@ -135,3 +135,17 @@ fn internal(bytes: &[u8]) {
     encode_internal(level, parts.into_iter(), HERE, BORN, &mut again);
     assert_eq!(decode_internal(&again, HERE, BORN), Ok((level, entries)));
 }
+
+/// A decoder that believes a length.
+pub(crate) fn planted_without_bound(data: &[u8]) {
+    super::limits::within_bounds(|| {
+        let len = u32::from_le_bytes([data[0], 0, 0, data[data.len() - 1]]);
+        drop(std::hint::black_box(vec![0u8; len as usize]));
+    });
+}
+
+/// A decoder that does not look at a reserved byte.
+pub(crate) fn planted_reserved(data: &[u8]) {
+    let decode = |bytes: &[u8]| bytes.first().copied().ok_or(());
+    same!(&data[..data.len().min(2)], decode(data), |first: &u8| vec![*first, 0]);
+}
