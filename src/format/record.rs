@@ -316,10 +316,7 @@ impl Record {
             },
             6 => decode_snapshot(d)?,
             7 => Record::DeleteSnapshot { member: MemberId(d.number("member")?) },
-            8 => Record::RenameSnapshot {
-                member: MemberId(d.number("member")?),
-                name: text(d)?,
-            },
+            8 => Record::RenameSnapshot { member: MemberId(d.number("member")?), name: text(d)? },
             9 => Record::Clone {
                 origin: MemberId(d.number("origin")?),
                 volume: VolumeId(d.number("volume")?),

@@ -12,8 +12,8 @@ use super::volume::{Head, Volume};
 use super::{Error, Intent, Pool, Result, VolumeInfo, answers};
 use crate::btree::Tree;
 use crate::format::{
-    Answer, Edit, Encoder, MAX_LABELS, MAX_NAME, MemberId, ROOT_INODE, Record,
-    VolumeId, encode_answers,
+    Answer, Edit, Encoder, MAX_LABELS, MAX_NAME, MemberId, ROOT_INODE, Record, VolumeId,
+    encode_answers,
 };
 use crate::snapshot::{Lineage, Root};
 

@@ -153,6 +153,7 @@ fn attributes(input: &mut Input<'_>) -> SetAttr {
         mtime: time(input),
         ctime: None,
         kill_suidgid: input.u8() % 2 == 0,
+        ..SetAttr::default()
     }
 }
 
