@@ -43,6 +43,7 @@ impl fmt::Debug for Tree {
 /// A volume: its live files, and its snapshots' names and numbers.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct VolumeState {
+    /// Nothing, not even a root, if only snapshots are left.
     pub live: Tree,
     pub snapshots: BTreeMap<String, u32>,
 }
@@ -90,26 +91,31 @@ impl State {
         same && differing.len() <= 1
     }
 
-    /// Reads all volumes of a pool.
-    pub(crate) fn of(pool: &Arc<Pool>, mounts: &BTreeMap<String, Filesystem>) -> State {
-        let volumes = mounts.iter().map(|(name, fs)| {
-            let snapshots = pool.snapshots(fs.volume().id());
+    /// Reads the volumes of a pool whose names begin with `prefix`; those with a head are in `mounts`.
+    pub(crate) fn of(pool: &Pool, mounts: &Mounts, prefix: &str) -> State {
+        let volumes = pool.volumes().into_iter().filter(|info| info.name.starts_with(prefix));
+        let volumes = volumes.map(|info| {
+            let snapshots = pool.snapshots(info.id);
             let snapshots = snapshots.into_iter().map(|info| (info.name, info.number)).collect();
-            (name.clone(), VolumeState { live: Tree::of(fs), snapshots })
+            let live = info.head.map(|_| Tree::of(&mounts[&info.name])).unwrap_or_default();
+            (info.name, VolumeState { live, snapshots })
         });
         State { volumes: volumes.collect() }
     }
 }
 
+/// File systems of volumes, by the volumes' names.
+pub(crate) type Mounts = BTreeMap<String, Arc<Filesystem>>;
+
 /// Mounts a volume, or one of its snapshots.
-pub(crate) fn mount(volume: Arc<Volume>, snapshot: Option<&str>) -> Filesystem {
+pub(crate) fn mount(volume: Arc<Volume>, snapshot: Option<&str>) -> Arc<Filesystem> {
     let options = FsOptions {
         only_snapshot: snapshot.map(str::to_owned),
         atime: Atime::Noatime,
         snapdir: SnapDir::Hidden,
         ..FsOptions::default()
     };
-    Filesystem::new(volume, options).expect("a volume that is there can be mounted")
+    Arc::new(Filesystem::new(volume, options).expect("a volume that is there can be mounted"))
 }
 
 impl Tree {

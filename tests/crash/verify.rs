@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use amberfs::check::{Options, check};
 use amberfs::device::Storage;
-use amberfs::fs::Filesystem;
 use amberfs::pool::Pool;
 
-use crate::state::{State, Tree, mount};
-use crate::workload::{Durable, World, open_options};
+use crate::state::{Mounts, State, Tree, mount};
+use crate::workload::{Durable, Moment, Past, Step, World, open_options};
 
 const BLOCK: usize = 4096;
 
@@ -25,7 +24,14 @@ pub(crate) enum Crash {
 /// A pool opened again, with all its volumes mounted.
 pub(crate) struct Reopened {
     pub pool: Arc<Pool>,
-    pub mounts: BTreeMap<String, Filesystem>,
+    pub mounts: Mounts,
+}
+
+/// All that a pool holds: its state, and its snapshots by their volumes and numbers.
+#[derive(Clone)]
+pub(crate) struct Found {
+    pub state: State,
+    pub snapshots: BTreeMap<(String, u32), Tree>,
 }
 
 impl Reopened {
@@ -41,49 +47,89 @@ impl Reopened {
     }
 
     pub(crate) fn state(&self) -> State {
-        State::of(&self.pool, &self.mounts)
+        State::of(&self.pool, &self.mounts, "")
+    }
+
+    /// Reads everything. The snapshots of a deleted volume are read through a clone: this pool is not used
+    /// any more afterwards.
+    pub(crate) fn read(self) -> Found {
+        let state = self.state();
+        let mut snapshots = BTreeMap::new();
+        for info in self.pool.volumes() {
+            for snapshot in self.pool.snapshots(info.id) {
+                let fs = match self.mounts.get(&info.name) {
+                    Some(fs) => mount(Arc::clone(fs.volume()), Some(&snapshot.name)),
+                    None => {
+                        let name = format!("clone of {}", snapshot.name);
+                        let clone = self.pool.clone_volume(snapshot.member, &name);
+                        mount(clone.expect("what is there can be cloned"), None)
+                    }
+                };
+                snapshots.insert((info.name.clone(), snapshot.number), Tree::of(&fs));
+            }
+        }
+        self.pool.abandon();
+        Found { state, snapshots }
     }
 }
 
-/// Checks the pool that a crash at a point of the log has left, and returns the step whose metadata it has.
-/// In the midst of an operation of several parts that is the operation's own.
+/// Where and how a history was cut off.
+#[derive(Debug, Clone)]
+pub(crate) struct Cut {
+    /// Point of the log.
+    pub at: usize,
+    pub crash: Crash,
+    /// Which crash it was, for messages.
+    pub what: String,
+}
+
+/// Checks the pool that a crash has left, and returns the step whose metadata it has. In the midst of an
+/// operation of several parts that is the operation's own.
 ///
 /// # Panics
-/// If a promise is broken; `what` says which crash it was.
-pub(crate) fn verify(
-    world: &World,
-    storage: &Storage,
-    at: usize,
-    crash: Crash,
-    what: &str,
-) -> usize {
+/// If a promise is broken.
+pub(crate) fn verify(world: &World, storage: &Storage, cut: &Cut) -> usize {
+    verify_found(world, &open_and_read(storage, &cut.what), cut)
+}
+
+/// Checks a pool's structure, opens it, and reads everything.
+pub(crate) fn open_and_read(storage: &Storage, what: &str) -> Found {
     let options = Options { data: true, files: true };
     let report = check(storage, &options, &mut |_| {}).expect("it is a pool");
     assert!(report.is_clean(), "{what}: {:#?}", report.problems);
-    let reopened = Reopened::new(storage.clone());
-    let state = reopened.state();
-    let step = find_step(world, &state, at, crash, what);
-    let whole = world.steps[step].state.same_metadata(&state);
+    Reopened::new(storage.clone()).read()
+}
+
+/// Compares what a pool holds after a crash with what was promised.
+pub(crate) fn verify_found(world: &World, found: &Found, cut: &Cut) -> usize {
+    let what = &cut.what;
+    let state = &found.state;
+    let step = find_step(world, state, cut);
+    let then = &world.steps[step];
+    let whole = then.state.same_metadata(state);
+    let content = Contents { world, cut };
     for (name, volume) in &state.volumes {
-        let history = History { world, at, crash, name, step, whole };
-        history.verify_tree(&volume.live, None, what);
-        for (snapshot, number) in &volume.snapshots {
-            let base = Arc::clone(reopened.mounts[name].volume());
-            let tree = Tree::of(&mount(base, Some(snapshot)));
-            history.verify_tree(&tree, Some(*number), &format!("{what}, snapshot {snapshot}"));
+        if let Some(past) = then.pasts.get(name) {
+            content.verify(&volume.live, past, whole, what);
         }
     }
-    reopened.pool.abandon();
+    for (key, tree) in &found.snapshots {
+        let frozen = &world.frozen[key];
+        let what = format!("{what}, snapshot {} of '{}'", key.1, key.0);
+        assert!(tree.files == frozen.tree.files, "{what}: the metadata has changed");
+        content.verify(tree, &frozen.past, true, &what);
+    }
     step
 }
 
 /// Finds the step after which the metadata was what it is now; it is one that may be.
-fn find_step(world: &World, state: &State, at: usize, crash: Crash, what: &str) -> usize {
-    let acknowledged = world.steps.iter().rposition(|step| step.done <= at).unwrap_or(0);
-    let synced = |step: &crate::workload::Step| step.done <= at && step.durable != Durable::Nothing;
-    let durable = world.steps.iter().rposition(synced).unwrap_or(0);
-    let first = if crash == Crash::Kill { acknowledged } else { durable };
-    let last = world.steps.iter().rposition(|step| step.begun <= at).unwrap_or(0);
+fn find_step(world: &World, state: &State, cut: &Cut) -> usize {
+    let Cut { at, crash, what } = cut;
+    let acknowledged = world.steps.iter().rposition(|step| step.done <= *at).unwrap_or(0);
+    let promised = world.promises.iter().filter(|promise| promise.at <= *at);
+    let durable = promised.map(|promise| promise.step).max().unwrap_or(0);
+    let first = if *crash == Crash::Kill { acknowledged } else { durable };
+    let last = world.steps.iter().rposition(|step| step.begun <= *at).unwrap_or(0);
     let found = (first..=last).rev().find(|step| world.steps[*step].state.same_metadata(state));
     if let Some(found) = found {
         return found;
@@ -113,86 +159,92 @@ fn metadata(state: &State) -> Vec<String> {
     volumes.collect()
 }
 
-/// What may be in a volume's files.
-struct History<'a> {
+/// What may be in files.
+struct Contents<'a> {
     world: &'a World,
-    at: usize,
-    crash: Crash,
-    name: &'a str,
-    /// Step whose metadata was found.
-    step: usize,
-    /// Whether that step is done, and not only begun.
-    whole: bool,
+    cut: &'a Cut,
 }
 
-impl History<'_> {
-    fn verify_tree(&self, tree: &Tree, snapshot: Option<u32>, what: &str) {
-        // A snapshot's content is that of its making, and whole as soon as anything synced all since.
-        let frozen = snapshot.map(|number| &self.world.frozen[&(self.name.to_owned(), number)]);
-        if let Some(frozen) = frozen {
-            assert!(tree.files == frozen.tree.files, "{what}: the metadata has changed");
-        }
-        let step = frozen.map_or(self.step, |frozen| frozen.step);
+impl Contents<'_> {
+    /// Compares the files of a state that has this past. If it is not `whole`, the last moment of that may
+    /// have come to pass in part.
+    fn verify(&self, tree: &Tree, past: &Past, whole: bool, what: &str) {
         for (ino, content) in &tree.content {
-            let now = frozen.map(|frozen| &*frozen.tree.content[ino]);
-            self.verify_content(*ino, content, step, now, what);
+            let last = past.len() - 1;
+            let durable = self.durable(*ino, past).min(if whole { last } else { last - 1 });
+            for (index, block) in content.chunks(BLOCK).enumerate() {
+                let allowed = self.allowed(*ino, index, &past[durable..], whole);
+                let is = |version: &&[u8]| same_block(version, block);
+                assert!(
+                    allowed.iter().any(is),
+                    "{what}: inode {ino} in the past of {:?}, block {index}: its bytes {:?}.. are none of \
+                     those that may be there since step {}",
+                    past[last],
+                    &block[..block.len().min(16)],
+                    past[durable].step,
+                );
+            }
         }
     }
 
-    /// The first step from which on a file's data may be found, if its state is that of `step`.
-    fn durable(&self, ino: u64, step: usize) -> usize {
-        if self.crash == Crash::Kill {
-            return step;
+    /// The last of a past's moments whose data in a file must be there.
+    fn durable(&self, ino: u64, past: &Past) -> usize {
+        if self.cut.crash == Crash::Kill {
+            return past.len() - 1;
         }
-        let synced = self.world.steps.iter().enumerate().filter(|(_, s)| s.done <= self.at);
-        let synced = synced.filter(|(at, s)| match &s.durable {
-            Durable::Everything => true,
-            // Of a snapshot, only what was synced until it was made.
-            Durable::File(name, file) => *at <= step && name == self.name && *file == ino,
-            Durable::Nothing => false,
+        let promised = self.world.promises.iter().filter(|promise| promise.at <= self.cut.at);
+        let moments = promised.filter_map(|promise| match &promise.what {
+            Durable::Everything => past.iter().rposition(|moment| moment.step <= promise.step),
+            Durable::File(volume, file) if *file == ino => past
+                .iter()
+                .position(|moment| moment.step == promise.step && *moment.volume == **volume),
+            Durable::File(..) => None,
         });
-        synced.map(|(at, _)| at.min(step)).max().unwrap_or(0)
+        moments.max().unwrap_or(0)
     }
 
-    fn verify_content(
-        &self,
-        ino: u64,
-        content: &[u8],
-        step: usize,
-        now: Option<&Vec<u8>>,
-        what: &str,
-    ) {
-        let begun = if self.whole || now.is_some() { step } else { step - 1 };
-        let first = self.durable(ino, step).min(begun);
-        let empty = Vec::new();
-        let versions: Vec<&[u8]> = self.world.steps[first..=step]
-            .iter()
-            .map(|step| {
-                let volume = step.state.volumes.get(self.name);
-                let content = volume.and_then(|volume| volume.live.content.get(&ino));
-                content.map_or(empty.as_slice(), |content| content.as_slice())
-            })
-            .collect();
-        // A clone's files begin as the snapshot's; a restored volume's too.
-        let last = now.map_or(*versions.last().expect("at least one"), |now| now.as_slice());
-        for (index, block) in content.chunks(BLOCK).enumerate() {
-            let is = |version: &[u8]| same_block(version, index, block);
-            if is(last) || (first < step && versions.iter().any(|version| is(version))) {
+    /// What may be in a block after the first of `moments`, which is durable, and the others, whose metadata
+    /// is there: the data of a write that was lost leaves what was there before.
+    fn allowed(&self, ino: u64, index: usize, moments: &[Moment], whole: bool) -> Vec<&[u8]> {
+        let mut allowed: Vec<&[u8]> = Vec::new();
+        for (nth, moment) in moments.iter().enumerate() {
+            let step = &self.world.steps[moment.step];
+            let block = block_of(step, &moment.volume, ino, index);
+            let last = allowed.last();
+            if last.is_some_and(|last| trimmed(last) == trimmed(block)) {
                 continue;
             }
-            panic!(
-                "{what}: inode {ino} of '{}', block {index}: its bytes {:?}.. are none that were \
-                 written from step {first} to {step}",
-                self.name,
-                &block[..block.len().min(16)],
-            );
+            let half = !whole && nth + 1 == moments.len();
+            // Blocks that are zeroed in part are data as any.
+            let edge = step.zeroed.is_some_and(|(from, to)| {
+                let start = (index * BLOCK) as u64;
+                from > start || to < start + BLOCK as u64
+            });
+            if !step.op.writes_data() && !edge && !half {
+                allowed.clear();
+            }
+            allowed.push(block);
         }
+        allowed
     }
+}
+
+/// A block of a file after a step; what is behind the file's end is left out.
+fn block_of<'a>(step: &'a Step, volume: &str, ino: u64, index: usize) -> &'a [u8] {
+    let content = step.state.volumes.get(volume).and_then(|volume| volume.live.content.get(&ino));
+    let content = content.map_or(&[][..], |content| content.as_slice());
+    let start = (index * BLOCK).min(content.len());
+    &content[start..(start + BLOCK).min(content.len())]
+}
+
+/// Bytes without the zeros at their end.
+fn trimmed(bytes: &[u8]) -> &[u8] {
+    let len = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    &bytes[..len]
 }
 
 /// Whether a block's bytes are those of a version, which is followed by zeros.
-fn same_block(version: &[u8], index: usize, block: &[u8]) -> bool {
-    let start = (index * BLOCK).min(version.len());
-    let there = &version[start..(start + block.len()).min(version.len())];
+fn same_block(version: &[u8], block: &[u8]) -> bool {
+    let there = &version[..version.len().min(block.len())];
     there == &block[..there.len()] && block[there.len()..].iter().all(|byte| *byte == 0)
 }

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use amberfs::device::{Image, Recorder, Storage};
-use amberfs::fs::{Caller, Error, FileKind, Filesystem, NodeId, SetAttr, Timestamp, WriteFlags};
+use amberfs::device::{DeviceName, Image, Recorder, Storage};
+use amberfs::fs::{Error, Filesystem, Handle, NodeId, Timestamp};
 use amberfs::pool::{Clock, CreateOptions, OpenOptions, Pool};
 
-use crate::state::{State, Tree, mount};
+use crate::files;
+use crate::ops::{Op, Random};
+use crate::pauses::{Pauses, Place};
+use crate::state::{Mounts, State, Tree, mount};
 
 /// A clock that never says the same twice, so that each state differs from all others.
 struct Ticks;
@@ -34,108 +37,49 @@ pub(crate) fn open_options() -> OpenOptions {
     }
 }
 
-/// Numbers that are the same from the same seed (SplitMix64).
-#[derive(Debug, Clone)]
-pub(crate) struct Random(pub u64);
-
-impl Random {
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
-    }
+/// What a pool is like on which a history begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub size_bytes: u64,
+    pub journal_bytes: u64,
 }
 
-/// What can be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Op {
-    Create,
-    Mkdir,
-    Symlink,
-    Link,
-    Unlink,
-    Rmdir,
-    Rename,
-    Exchange,
-    Chmod,
-    SetXattr,
-    RemoveXattr,
-    WriteSmall,
-    WriteBlocks,
-    Overwrite,
-    Append,
-    Truncate,
-    Extend,
-    Fallocate,
-    Punch,
-    ZeroRange,
-    CopyRange,
-    Fsync,
-    Syncfs,
-    Snapshot,
-    SnapshotUnsynced,
-    DeleteSnapshot,
-    RenameSnapshot,
-    Clone,
-    Restore,
-    DeleteVolume,
-    Checkpoint,
-    Reclaim,
+impl Shape {
+    pub(crate) const ROOMY: Shape = Shape { size_bytes: 32 << 20, journal_bytes: 1 << 20 };
+    /// The journal's end is met every few operations, and an fsync's copies don't fit into it.
+    pub(crate) const SHORT_JOURNAL: Shape = Shape { size_bytes: 32 << 20, journal_bytes: 40 << 10 };
+    /// Operations fail for lack of space.
+    pub(crate) const SMALL: Shape = Shape { size_bytes: 8 << 20, journal_bytes: 1 << 20 };
 }
 
-pub(crate) const OPS: [Op; 32] = [
-    Op::Create,
-    Op::Mkdir,
-    Op::Symlink,
-    Op::Link,
-    Op::Unlink,
-    Op::Rmdir,
-    Op::Rename,
-    Op::Exchange,
-    Op::Chmod,
-    Op::SetXattr,
-    Op::RemoveXattr,
-    Op::WriteSmall,
-    Op::WriteBlocks,
-    Op::Overwrite,
-    Op::Append,
-    Op::Truncate,
-    Op::Extend,
-    Op::Fallocate,
-    Op::Punch,
-    Op::ZeroRange,
-    Op::CopyRange,
-    Op::Fsync,
-    Op::Syncfs,
-    Op::Snapshot,
-    Op::SnapshotUnsynced,
-    Op::DeleteSnapshot,
-    Op::RenameSnapshot,
-    Op::Clone,
-    Op::Restore,
-    Op::DeleteVolume,
-    Op::Checkpoint,
-    Op::Reclaim,
-];
-
-impl Op {
-    /// Whether it is several journal records: a crash can come between them, as it can between two
-    /// operations.
-    pub(crate) fn has_parts(self) -> bool {
-        self == Op::ZeroRange
-    }
-}
-
-/// What a step made durable, by its promise.
+/// What a promise is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Durable {
-    Nothing,
     /// All metadata, and the data of this inode of this volume.
     File(String, u64),
     Everything,
 }
+
+/// That something was said to be durable.
+#[derive(Debug, Clone)]
+pub(crate) struct Promise {
+    /// Length of the log when it was said.
+    pub at: usize,
+    /// Last step that it covers.
+    pub step: usize,
+    pub what: Durable,
+}
+
+/// A volume's live files after a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Moment {
+    pub step: usize,
+    pub volume: Arc<str>,
+}
+
+/// What became the state of a volume, or of a snapshot: the moments from the first on. Across a clone or a
+/// restore it is the snapshot's past that goes on.
+pub(crate) type Past = Vec<Moment>;
 
 /// One operation that was acknowledged, and the pool after it.
 pub(crate) struct Step {
@@ -143,322 +87,314 @@ pub(crate) struct Step {
     /// Length of the log before it, and when it was acknowledged.
     pub begun: usize,
     pub done: usize,
-    pub durable: Durable,
+    /// Bytes that it was to zero, the whole blocks of which are holes at once.
+    pub zeroed: Option<(u64, u64)>,
     pub state: Arc<State>,
+    /// Of each volume with a head.
+    pub pasts: BTreeMap<String, Past>,
 }
 
 /// A snapshot as it was made: by its volume's name and its number.
 pub(crate) struct Frozen {
     pub tree: Tree,
-    /// Step that made it.
-    pub step: usize,
+    pub past: Past,
 }
 
-/// A pool that is worked on, and its history.
+/// A pool that is worked on, and its history; or those of its volumes whose names begin with `prefix`, which
+/// then nobody else works on.
 pub(crate) struct World {
     pub recorder: Arc<Recorder>,
-    pool: Arc<Pool>,
-    mounts: BTreeMap<String, Filesystem>,
-    random: Random,
+    pub prefix: String,
+    pub pool: Arc<Pool>,
+    pauses: Arc<Pauses>,
+    pub mounts: Mounts,
+    pub random: Random,
     pub steps: Vec<Step>,
+    pub promises: Vec<Promise>,
     pub frozen: HashMap<(String, u32), Frozen>,
+    /// Files without a name.
+    pub unlinked: Vec<(String, NodeId, Handle)>,
+    pub zeroed: Option<(u64, u64)>,
+    /// Length of the log up to which the order of the operations is known.
+    pub known: usize,
+    pasts: BTreeMap<String, Past>,
     names: u32,
 }
 
-/// A pool with one empty volume, on which a recording begins.
-fn fresh() -> (Arc<Recorder>, Storage, Arc<Pool>) {
+/// A pool with empty volumes, on which a recording begins; `plant` may put something between the two.
+fn fresh(
+    shape: Shape,
+    volumes: &[&str],
+    plant: impl FnOnce(Storage) -> Storage,
+) -> (Arc<Recorder>, Arc<Pauses>, Arc<Pool>) {
     let (recorder, storage) = Recorder::new(Image::default());
+    let pauses = Arc::new(Pauses::default());
+    let storage = pauses.wrap(&plant(storage));
     let create = CreateOptions {
-        size_bytes: Some(32 << 20),
-        journal_bytes: 1 << 20,
+        size_bytes: Some(shape.size_bytes),
+        journal_bytes: shape.journal_bytes,
         uuid: [1; 16],
         seed: [2; 32],
     };
-    let pool = Pool::create(storage.clone(), &create, open_options()).expect("a pool is made");
+    let pool = Pool::create(storage, &create, open_options()).expect("a pool is made");
     let root = Filesystem::format_root(Timestamp::default(), 0, 0, 0o755);
-    pool.create_volume("main", &root).expect("a volume is made");
+    for name in volumes {
+        pool.create_volume(name, &root).expect("a volume is made");
+    }
     pool.sync().expect("it is synced");
-    (recorder, storage, pool)
+    (recorder, pauses, pool)
 }
 
-const ROOT: NodeId = NodeId::ROOT;
-
 impl World {
-    /// Begins a history; its first step is the pool with an empty volume, which is durable.
-    pub(crate) fn new(seed: u64) -> World {
-        let (recorder, _, pool) = fresh();
-        let volume = pool.volume("main").expect("it has just been made");
-        let mounts = BTreeMap::from([("main".to_owned(), mount(volume, None))]);
-        let state = Arc::new(State::of(&pool, &mounts));
-        let (begun, done) = (recorder.len(), recorder.len());
-        let first = Step { op: Op::Syncfs, begun, done, durable: Durable::Everything, state };
-        World {
+    /// Begins a history of a pool; its first step is the pool with an empty volume, which is durable.
+    pub(crate) fn new(seed: u64, shape: Shape) -> World {
+        World::planted(seed, shape, |storage| storage)
+    }
+
+    /// The same, with something between the pool and the recording.
+    pub(crate) fn planted(
+        seed: u64,
+        shape: Shape,
+        plant: impl FnOnce(Storage) -> Storage,
+    ) -> World {
+        let (recorder, pauses, pool) = fresh(shape, &["main"], plant);
+        World::begin(seed, recorder, pauses, pool, "main", "")
+    }
+
+    /// Begins as many histories as there are names on one pool, each with a volume of its own, for threads
+    /// that work at once.
+    pub(crate) fn several(seed: u64, shape: Shape, names: &[&str]) -> Vec<World> {
+        let (recorder, pauses, pool) = fresh(shape, names, |storage| storage);
+        pauses.slow.store(true, Ordering::Relaxed);
+        let world = |(at, name): (usize, &&str)| {
+            let (recorder, pauses) = (Arc::clone(&recorder), Arc::clone(&pauses));
+            World::begin(seed + at as u64, recorder, pauses, Arc::clone(&pool), name, name)
+        };
+        names.iter().enumerate().map(world).collect()
+    }
+
+    fn begin(
+        seed: u64,
+        recorder: Arc<Recorder>,
+        pauses: Arc<Pauses>,
+        pool: Arc<Pool>,
+        volume: &str,
+        prefix: &str,
+    ) -> World {
+        let head = pool.volume(volume).expect("it has just been made");
+        let mut world = World {
+            mounts: BTreeMap::from([(volume.to_owned(), mount(head, None))]),
+            pasts: BTreeMap::from([(volume.to_owned(), Past::new())]),
             recorder,
+            prefix: prefix.to_owned(),
             pool,
-            mounts,
+            pauses,
             random: Random(seed),
-            steps: vec![first],
+            steps: Vec::new(),
+            promises: Vec::new(),
             frozen: HashMap::new(),
+            unlinked: Vec::new(),
+            zeroed: None,
+            known: usize::MAX,
             names: 0,
-        }
+        };
+        world.note(Op::Syncfs, world.recorder.len());
+        world.promise(Durable::Everything);
+        world
     }
 
     /// Does one operation, or nothing if it is not possible now, and notes what came of it.
     pub(crate) fn step(&mut self, op: Op) {
         let begun = self.recorder.len();
         let durable = self.carry_out(op);
-        let done = self.recorder.len();
-        let state = Arc::new(State::of(&self.pool, &self.mounts));
-        self.note_frozen(&state);
-        self.steps.push(Step { op, begun, done, durable, state });
-        assert_eq!(self.pool.status().read_only, None, "after {op:?}");
+        self.note(op, begun);
+        durable.into_iter().for_each(|what| self.promise(what));
     }
 
-    fn note_frozen(&mut self, state: &State) {
+    /// Does `op`, which changes no metadata, and while it is stopped at `place` all of `meanwhile`.
+    pub(crate) fn around(&mut self, op: Op, place: Place, meanwhile: &[Op]) {
+        let step = self.steps.len() - 1;
+        let volume = self.a_volume();
+        let fs = Arc::clone(&self.mounts[&volume]);
+        let (call, what): (Box<dyn FnOnce() + Send>, _) = match op {
+            Op::Checkpoint => {
+                let pool = Arc::clone(&self.pool);
+                (Box::new(move || pool.checkpoint().expect("a checkpoint")), Durable::Everything)
+            }
+            Op::Syncfs => (Box::new(move || fs.syncfs().expect("a sync")), Durable::Everything),
+            Op::Fsync => {
+                let files = files::of_kind(&self.last().volumes[&volume].live, files::REGULAR);
+                let Some(file) = self.random.pick(&files) else { return };
+                let ino = self.last().volumes[&volume].live.files[&file].ino;
+                (
+                    Box::new(move || {
+                        files::with(&fs, &file, |node| fs.fsync(node, false)).expect("an fsync");
+                    }),
+                    Durable::File(volume, ino),
+                )
+            }
+            other => panic!("{other:?} is not one to stop"),
+        };
+        let pauses = Arc::clone(&self.pauses);
+        pauses.around(place, call, || meanwhile.iter().for_each(|op| self.step(*op)));
+        self.promises.push(Promise { at: self.recorder.len(), step, what });
+    }
+
+    /// Writes to a file, and does all of `meanwhile` when the data is about to be written.
+    ///
+    /// What of that waits for the write comes after it instead: then the history ends before.
+    pub(crate) fn around_write(&mut self, meanwhile: &[Op]) {
+        let volume = self.a_volume();
+        let files = files::of_kind(&self.last().volumes[&volume].live, files::REGULAR);
+        let Some(file) = self.random.pick(&files) else { return };
+        let fs = Arc::clone(&self.mounts[&volume]);
+        let offset = self.random.below(8) * 4096;
+        let bytes = files::pattern(self.random.below(255) as u8 + 1, 12288);
+        let ino = self.last().volumes[&volume].live.files[&file].ino;
+        let write = move || {
+            // Whoever has the file open has it under every name.
+            let written = files::write_to(&fs, NodeId(ino), offset, &bytes);
+            assert!(matches!(written, Ok(()) | Err(Error::Stale | Error::NoSpace)), "{written:?}");
+        };
+        let begun = self.recorder.len();
+        let pauses = Arc::clone(&self.pauses);
+        let place = Place::First(DeviceName::Data);
+        let waited = pauses.around(place, write, || meanwhile.iter().for_each(|op| self.step(*op)));
+        if waited {
+            self.known = self.known.min(begun);
+        }
+        self.note(Op::WriteBlocks, begun);
+    }
+
+    pub(crate) fn last(&self) -> &Arc<State> {
+        &self.steps.last().expect("there is a first").state
+    }
+
+    pub(crate) fn a_volume(&mut self) -> String {
+        let names: Vec<_> = self.mounts.keys().cloned().collect();
+        self.random.pick(&names).expect("there is always a volume")
+    }
+
+    pub(crate) fn new_name(&mut self, kind: &str) -> String {
+        self.names += 1;
+        format!("{}{kind}{}", self.prefix, self.names)
+    }
+
+    fn promise(&mut self, what: Durable) {
+        let (at, step) = (self.recorder.len(), self.steps.len() - 1);
+        self.promises.push(Promise { at, step, what });
+    }
+
+    fn note(&mut self, op: Op, begun: usize) {
+        let done = self.recorder.len();
+        let state = Arc::new(State::of(&self.pool, &self.mounts, &self.prefix));
         for (name, volume) in &state.volumes {
             for (snapshot, number) in &volume.snapshots {
                 let key = (name.clone(), *number);
                 if !self.frozen.contains_key(&key) {
-                    let volume = Arc::clone(self.mounts[name].volume());
-                    let tree = Tree::of(&mount(volume, Some(snapshot)));
-                    self.frozen.insert(key, Frozen { tree, step: self.steps.len() });
+                    let head = Arc::clone(self.mounts[name].volume());
+                    let tree = Tree::of(&mount(head, Some(snapshot)));
+                    // Of a volume that a restore has just replaced, that of before.
+                    let past = self.steps.last().map(|step| step.pasts[name].clone());
+                    let past = past.unwrap_or_default();
+                    self.frozen.insert(key, Frozen { tree, past });
                 }
             }
         }
+        let step = self.steps.len();
+        for (name, past) in &mut self.pasts {
+            past.push(Moment { step, volume: name.as_str().into() });
+        }
+        let (zeroed, pasts) = (self.zeroed.take(), self.pasts.clone());
+        self.steps.push(Step { op, begun, done, zeroed, state, pasts });
+        assert_eq!(self.pool.status().read_only, None, "after {op:?}");
     }
 
-    fn new_name(&mut self, prefix: &str) -> String {
-        self.names += 1;
-        format!("{prefix}{}", self.names)
-    }
-
-    fn pick<T: Clone>(&mut self, from: &[T]) -> Option<T> {
-        (!from.is_empty()).then(|| from[self.random.below(from.len() as u64) as usize].clone())
-    }
-
-    fn carry_out(&mut self, op: Op) -> Durable {
-        let names: Vec<_> = self.mounts.keys().cloned().collect();
-        let volume = self.pick(&names).expect("there is always a volume");
-        match op {
-            Op::Snapshot
-            | Op::SnapshotUnsynced
-            | Op::DeleteSnapshot
-            | Op::RenameSnapshot
-            | Op::Clone
-            | Op::Restore
-            | Op::DeleteVolume
-            | Op::Checkpoint
-            | Op::Reclaim => self.lineage(op, &volume),
-            _ => self.file(op, &volume),
+    fn carry_out(&mut self, op: Op) -> Option<Durable> {
+        if op.is_of_the_pool() {
+            self.pool_op(op)
+        } else {
+            let volume = self.a_volume();
+            self.file_op(op, &volume)
         }
     }
 
-    fn lineage(&mut self, op: Op, volume: &str) -> Durable {
-        let id = self.mounts[volume].volume().id();
-        let snapshots: Vec<_> = self.pool.snapshots(id);
-        let chosen = self.pick(&snapshots);
+    fn pool_op(&mut self, op: Op) -> Option<Durable> {
+        let infos = self.pool.volumes();
+        let infos: Vec<_> =
+            infos.into_iter().filter(|info| info.name.starts_with(&self.prefix)).collect();
+        let deleted = |name: &String| !self.mounts.contains_key(name);
+        let chosen: Vec<_> = infos
+            .iter()
+            .flat_map(|info| self.pool.snapshots(info.id).into_iter().map(|one| (&info.name, one)))
+            .filter(|(volume, _)| op != Op::Restore || !deleted(volume))
+            .map(|(volume, info)| (volume.clone(), info))
+            .collect();
+        let chosen = self.random.pick(&chosen);
+        let volume = self.a_volume();
+        let id = self.mounts[&volume].volume().id();
         let name = self.new_name("s");
         match (op, chosen) {
             (Op::Snapshot, _) => {
-                self.mounts[volume].create_snapshot(&name).expect("a snapshot is made");
-                return Durable::Everything;
+                let made = self.mounts[&volume].create_snapshot(&name);
+                return files::unless_full(made).map(|_| Durable::Everything);
             }
-            (Op::SnapshotUnsynced, _) => drop(self.pool.create_snapshot(id, &name).unwrap()),
-            (Op::DeleteSnapshot, Some(chosen)) => {
-                self.pool.delete_snapshot(id, &chosen.name).unwrap();
+            (Op::SnapshotUnsynced, _) => {
+                unless_full(self.pool.create_snapshot(id, &name));
             }
-            (Op::RenameSnapshot, Some(chosen)) => {
-                self.pool.rename_snapshot(id, &chosen.name, &name).unwrap();
+            (Op::SnapshotGroup, _) => {
+                let all: Vec<_> = self.mounts.values().map(|fs| fs.volume().id()).collect();
+                unless_full(self.pool.create_group(&all, &name));
             }
-            (Op::Clone, Some(chosen)) if self.mounts.len() < 3 => {
-                let clone = self.pool.clone_volume(chosen.member, &name).unwrap();
+            (Op::DeleteSnapshot, Some((_, info))) => {
+                self.pool.delete_snapshot(info.volume, &info.name).expect("it can be deleted");
+            }
+            (Op::RenameSnapshot, Some((_, info))) => {
+                self.pool.rename_snapshot(info.volume, &info.name, &name).expect("and renamed");
+            }
+            (Op::Clone, Some((of, info))) if self.mounts.len() < 3 => {
+                let clone = unless_full(self.pool.clone_volume(info.member, &name))?;
+                let past = self.frozen[&(of, info.number)].past.clone();
+                self.pasts.insert(name.clone(), past);
                 self.mounts.insert(name, mount(clone, None));
             }
-            (Op::Restore, Some(chosen)) => {
-                self.pool.restore(id, &chosen.name, &name).unwrap();
-                let again = Arc::clone(self.mounts[volume].volume());
-                self.mounts.insert(volume.to_owned(), mount(again, None));
+            (Op::Restore, Some((of, info))) => {
+                unless_full(self.pool.restore(info.volume, &info.name, &name))?;
+                self.unlinked.retain(|(volume, ..)| *volume != of);
+                let past = self.frozen[&(of.clone(), info.number)].past.clone();
+                self.pasts.insert(of.clone(), past);
+                let again = Arc::clone(self.mounts[&of].volume());
+                self.mounts.insert(of, mount(again, None));
             }
-            (Op::DeleteVolume, None) if volume != "main" => {
-                self.mounts.remove(volume);
-                self.pool.delete_volume(volume).unwrap();
+            (Op::DeleteVolume, _) if self.mounts.len() > 1 && Some(&volume) != self.first() => {
+                self.unlinked.retain(|(of, ..)| *of != volume);
+                self.mounts.remove(&volume);
+                self.pasts.remove(&volume);
+                self.pool.delete_volume(&volume).expect("a volume can be deleted");
             }
             (Op::Checkpoint, _) => {
-                self.pool.checkpoint().unwrap();
-                return Durable::Everything;
+                self.pool.checkpoint().expect("a checkpoint can be made");
+                return Some(Durable::Everything);
             }
-            (Op::Reclaim, _) => drop(self.pool.run_reclaim().unwrap()),
+            (Op::Reclaim, _) => {
+                self.pool.run_reclaim().expect("space can be reclaimed");
+            }
             _ => {}
         }
-        Durable::Nothing
+        None
     }
 
-    fn file(&mut self, op: Op, volume: &str) -> Durable {
-        let state = &self.steps.last().expect("there is a first").state;
-        let tree = state.volumes[volume].live.clone();
-        let of_kind = |kind: FileKind| -> Vec<String> {
-            let files = tree.files.iter().filter(|(_, meta)| meta.kind == kind);
-            files.map(|(path, _)| path.clone()).collect()
-        };
-        let dirs = of_kind(FileKind::Directory);
-        let files = of_kind(FileKind::Regular);
-        let all: Vec<String> = tree.files.keys().filter(|path| *path != "/").cloned().collect();
-        let dir = self.pick(&dirs).expect("there is a root");
-        let fresh = format!("{dir}{}", self.new_name("f"));
-        let file = self.pick(&files);
-        let any = self.pick(&all);
-        let other = self.pick(&all);
-        let at = self.random.below(8);
-        let byte = self.random.below(255) as u8 + 1;
-        let fs = &self.mounts[volume];
-        match (op, file, any) {
-            (Op::Create, ..) => on_new(fs, &fresh, |fs, dir, name| {
-                let made = fs.create(&Caller::root(), dir, name, 0o644, libc::O_RDWR)?;
-                fs.release(made.0.node, made.1);
-                Ok(Some(made.0.node))
-            }),
-            (Op::Mkdir, ..) if dirs.len() < 4 => on_new(fs, &fresh, |fs, dir, name| {
-                Ok(Some(fs.mkdir(&Caller::root(), dir, name, 0o755)?.node))
-            }),
-            (Op::Symlink, ..) => on_new(fs, &fresh, |fs, dir, name| {
-                Ok(Some(fs.symlink(&Caller::root(), dir, name, b"some/where")?.node))
-            }),
-            (Op::Link, Some(file), _) => on_new(fs, &fresh, |fs, dir, name| {
-                with(fs, &file, |node| fs.link(node, dir, name)).map(|entry| Some(entry.node))
-            }),
-            (Op::Unlink, _, Some(any)) => on_new(fs, any.trim_end_matches('/'), |fs, dir, name| {
-                fs.unlink(&Caller::root(), dir, name).map(|()| None)
-            }),
-            (Op::Rmdir, ..) => on_new(fs, dir.trim_end_matches('/'), |fs, parent, name| {
-                fs.rmdir(&Caller::root(), parent, name).map(|()| None)
-            }),
-            (Op::Rename | Op::Exchange, _, Some(any)) => {
-                let over = byte.is_multiple_of(2) || op == Op::Exchange;
-                let to = other.filter(|_| over).unwrap_or(fresh);
-                let flags = if op == Op::Exchange { 2 } else { 0 };
-                on_new(fs, any.trim_end_matches('/'), |fs, from, name| {
-                    let (parent, new) = split(to.trim_end_matches('/'));
-                    with(fs, parent, |to| {
-                        fs.rename(&Caller::root(), from, name, to, new.as_bytes(), flags)
-                    })
-                    .map(|()| None)
-                });
-            }
-            (_, Some(file), Some(any)) => return self.content(op, volume, (&file, &any), at, byte),
-            _ => {}
-        }
-        Durable::Nothing
-    }
-
-    /// An operation on a file that is there, mostly on its content, around its block `at`.
-    fn content(
-        &mut self,
-        op: Op,
-        volume: &str,
-        (file, any): (&str, &str),
-        at: u64,
-        byte: u8,
-    ) -> Durable {
-        let short = self.random.below(4000);
-        let len = 4096 * (1 + self.random.below(5)) as usize;
-        let fs = &self.mounts[volume];
-        let size = with(fs, file, |node| fs.getattr(node)).expect("it is there").size;
-        let root = Caller::root();
-        let user = format!("user.{}", byte % 4);
-        let set = |size| SetAttr { size: Some(size), ..SetAttr::default() };
-        let mode = SetAttr { mode: Some(0o600 | u32::from(byte % 8)), ..SetAttr::default() };
-        let offset = at * 4096;
-        let done: Result<(), Error> = match op {
-            Op::Chmod => with(fs, any, |node| fs.setattr(&root, node, &mode)).map(drop),
-            Op::SetXattr => with(fs, any, |node| {
-                let value = vec![byte; if at == 0 { 9000 } else { 20 }];
-                fs.setxattr(&root, node, user.as_bytes(), &value, 0, false)
-            }),
-            Op::RemoveXattr => with(fs, any, |node| fs.removexattr(&root, node, user.as_bytes())),
-            Op::WriteSmall => write(fs, file, short / 4, &vec![byte; 300]),
-            Op::WriteBlocks => write(fs, file, offset, &pattern(byte, len)),
-            Op::Overwrite => write(fs, file, short, &pattern(byte, len + 777)),
-            Op::Append => write(fs, file, size, &pattern(byte, short as usize + 1)),
-            Op::Truncate => {
-                with(fs, file, |node| fs.setattr(&root, node, &set(size / 3 + short % 5))).map(drop)
-            }
-            Op::Extend => {
-                with(fs, file, |node| fs.setattr(&root, node, &set(size + short))).map(drop)
-            }
-            Op::Fallocate => {
-                with(fs, file, |node| fs.fallocate(node, offset, len as u64, u32::from(byte % 2)))
-            }
-            Op::Punch => with(fs, file, |node| fs.fallocate(node, short, len as u64, 3)),
-            Op::ZeroRange => with(fs, file, |node| fs.fallocate(node, short, len as u64, 0x10)),
-            Op::CopyRange => with(fs, file, |from| {
-                let to = if fs.getattr(from)?.size > 8192 { any } else { file };
-                with(fs, to, |to| fs.copy_file_range(from, 0, to, offset, len as u64)).map(drop)
-            }),
-            Op::Fsync => {
-                let ino = with(fs, file, |node| fs.fsync(node, false).map(|()| node.0));
-                return Durable::File(volume.to_owned(), ino.expect("it can be synced"));
-            }
-            Op::Syncfs => {
-                fs.syncfs().expect("it can be synced");
-                return Durable::Everything;
-            }
-            _ => Ok(()),
-        };
-        // What is not possible (a directory where a file is needed) has changed nothing.
-        drop(done);
-        Durable::Nothing
+    /// The volume that the history began with.
+    fn first(&self) -> Option<&String> {
+        self.steps.first().and_then(|step| step.state.volumes.keys().next())
     }
 }
 
-fn pattern(byte: u8, len: usize) -> Vec<u8> {
-    (0..len).map(|at| byte ^ (at / 1000) as u8).collect()
-}
-
-fn split(path: &str) -> (&str, &str) {
-    let at = path.rfind('/').map_or(0, |at| at + 1);
-    path.split_at(at)
-}
-
-/// Calls `f` with the node at a path, which is looked up and forgotten again.
-fn with<T>(
-    fs: &Filesystem,
-    path: &str,
-    f: impl FnOnce(NodeId) -> Result<T, Error>,
-) -> Result<T, Error> {
-    let mut held = vec![ROOT];
-    for name in path.split('/').filter(|name| !name.is_empty()) {
-        let parent = held.last().copied().unwrap_or(ROOT);
-        match fs.lookup(&Caller::root(), parent, name.as_bytes()) {
-            Ok(entry) => held.push(entry.node),
-            Err(error) => {
-                held.iter().skip(1).for_each(|node| fs.forget(*node, 1));
-                return Err(error);
-            }
-        }
+/// What came of a call, or nothing if there was no space for it.
+fn unless_full<T>(done: amberfs::pool::Result<T>) -> Option<T> {
+    match done {
+        Ok(done) => Some(done),
+        Err(amberfs::pool::Error::NoSpace) => None,
+        Err(error) => panic!("{error}"),
     }
-    let done = f(held.last().copied().unwrap_or(ROOT));
-    held.iter().skip(1).for_each(|node| fs.forget(*node, 1));
-    done
-}
-
-/// Calls `f` with the directory and the name of a path; what it returns is forgotten.
-fn on_new(
-    fs: &Filesystem,
-    path: &str,
-    f: impl FnOnce(&Filesystem, NodeId, &[u8]) -> Result<Option<NodeId>, Error>,
-) {
-    let (parent, name) = split(path);
-    let made = with(fs, parent, |dir| f(fs, dir, name.as_bytes()));
-    if let Ok(Some(node)) = made {
-        fs.forget(node, 1);
-    }
-}
-
-fn write(fs: &Filesystem, path: &str, offset: u64, bytes: &[u8]) -> Result<(), Error> {
-    with(fs, path, |node| {
-        let handle = fs.open(node, libc::O_RDWR)?;
-        let written = fs.write(node, handle, offset, bytes, WriteFlags::default());
-        fs.release(node, handle);
-        written.map(drop)
-    })
 }
