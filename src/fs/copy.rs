@@ -14,8 +14,8 @@ use crate::pool::{Intent, ReadExtents, Reader, Source};
 
 /// Blocks that one call shares at most: 256 MiB, whose checksums take a quarter of a journal record.
 const MAX_SHARED_BLOCKS: u64 = 65536;
-/// Extents that one call shares at most.
-const MAX_SHARED_EXTENTS: usize = 2048;
+/// Extents that one call shares at most, and holes between them: an edit each, with room for it in the tree.
+const MAX_PIECES: usize = 2048;
 /// Bytes that one call copies at most.
 const MAX_COPY: u64 = 1 << 20;
 
@@ -86,9 +86,9 @@ impl Filesystem {
             self.move_out(to)?;
         }
         let mut tx = self.begin(Intent::Grow)?;
-        let (blocks, shared) = match part.source {
-            Source::Head(_) => part.extents(&tx.reader())?,
-            Source::Snapshot(_) => part.extents(&part.source.read()?.reader())?,
+        let (blocks, pieces) = match part.source {
+            Source::Head(_) => part.pieces(&tx.reader())?,
+            Source::Snapshot(_) => part.pieces(&part.source.read()?.reader())?,
         };
         if blocks == 0 {
             return Ok(0);
@@ -97,14 +97,33 @@ impl Filesystem {
         inode.size = inode.size.max((dst_block + blocks) * BLOCK);
         Settle::CHANGED.apply(&mut tx, to, &mut inode)?;
         tx.put_inode(to, &inode);
-        tx.unmap(to, dst_block, blocks);
-        for (block, extent) in shared {
-            let block = dst_block + (block - part.block);
-            tx.push(Edit::Map { ino: to, block, extent, shared: true });
+        for piece in pieces {
+            match piece {
+                Piece::Hole { block, len } => tx.unmap(to, dst_block + (block - part.block), len),
+                // In place of what is there: were that unmapped, and the data here lost to a power cut, then
+                // neither would be left.
+                Piece::Shared { block, extent } => {
+                    let block = dst_block + (block - part.block);
+                    tx.push(Edit::Map { ino: to, block, extent, shared: true });
+                }
+            }
         }
         tx.complete(blocks * BLOCK)?;
         Ok(blocks * BLOCK)
     }
+}
+
+/// What a part of a file is made of, by its block there.
+enum Piece {
+    Shared {
+        block: u64,
+        extent: Extent,
+    },
+    /// Nothing is mapped, or nothing was written to what is.
+    Hole {
+        block: u64,
+        len: u64,
+    },
 }
 
 /// Whole blocks of a file that are to be shared.
@@ -117,26 +136,35 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// Returns for how many blocks sharing goes, and the written extents among them.
-    fn extents(&self, reader: &Reader<'_>) -> Result<(u64, Vec<(u64, Extent)>), Error> {
+    /// Returns for how many blocks sharing goes, and what these are made of, without a gap.
+    fn pieces(&self, reader: &Reader<'_>) -> Result<(u64, Vec<Piece>), Error> {
         let inode = reader.inode(self.ino)?;
         // It may have been cut, or have gone to the leaf, since it was looked at.
         let blocks = self.blocks.min((inode.size / BLOCK).saturating_sub(self.block));
         if inode.flags.has(InodeFlags::INLINE) || blocks == 0 {
             return Ok((0, Vec::new()));
         }
-        let mut shared = Vec::new();
+        let mut pieces = Vec::new();
         let mut end = self.block + blocks;
+        // Up to here the pieces go.
+        let mut at = self.block;
         reader.extents(self.ino, self.block, end, &mut |block, extent| {
-            if shared.len() == MAX_SHARED_EXTENTS {
-                end = block;
+            if pieces.len() + 2 > MAX_PIECES {
+                end = at;
                 return ControlFlow::Break(());
             }
             if extent.kind == ExtentKind::Written {
-                shared.push((block, extent));
+                if at < block {
+                    pieces.push(Piece::Hole { block: at, len: block - at });
+                }
+                at = block + u64::from(extent.len_blocks);
+                pieces.push(Piece::Shared { block, extent });
             }
             ControlFlow::Continue(())
         })?;
-        Ok((end - self.block, shared))
+        if at < end {
+            pieces.push(Piece::Hole { block: at, len: end - at });
+        }
+        Ok((end - self.block, pieces))
     }
 }

@@ -10,6 +10,7 @@ mod files;
 mod ops;
 mod pauses;
 mod planted;
+mod regressions;
 mod state;
 mod threads;
 mod verify;
@@ -55,7 +56,11 @@ fn sample(count: u64, all: u64, nth: u64) -> u64 {
 /// Files and directories of all sorts, some of them empty, so that every operation has something to work on.
 fn prepared(seed: u64, shape: Shape, ops: &[Op]) -> World {
     let mut world = World::new(seed, shape);
-    for op in [Op::Mkdir, Op::Create, Op::WriteBlocks, Op::Create, Op::WriteSmall, Op::Mkdir] {
+    for op in [Op::Mkdir, Op::Create, Op::WriteBlocks, Op::Create, Op::WriteBlocks, Op::WriteBlocks]
+    {
+        world.step(op);
+    }
+    for op in [Op::Create, Op::WriteSmall, Op::Mkdir] {
         world.step(op);
     }
     if ops.contains(&Op::RemoveXattr) {
@@ -128,7 +133,7 @@ fn pairs_of_operations_survive_crashes_at_every_point() {
         let from = world.steps.len() - 1;
         ops.iter().for_each(|op| world.step(*op));
         let depth = if whole {
-            Depth { enumerated: 8, seeds: 24, again: 4 }
+            Depth { enumerated: 6, seeds: 8, again: 24 }
         } else {
             Depth { enumerated: 2, seeds: 2, again: 64 }
         };

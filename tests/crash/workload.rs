@@ -211,6 +211,19 @@ impl World {
         durable.into_iter().for_each(|what| self.promise(what));
     }
 
+    /// Does something of the kind of `op` to the first volume, and notes what came of it.
+    pub(crate) fn act(
+        &mut self,
+        op: Op,
+        act: impl FnOnce(&Filesystem) -> Result<Option<Durable>, Error>,
+    ) {
+        let begun = self.recorder.len();
+        let fs = self.mounts.values().next().expect("there is always a volume");
+        let durable = act(fs).expect("what a test does can be done");
+        self.note(op, begun);
+        durable.into_iter().for_each(|what| self.promise(what));
+    }
+
     /// Does `op`, which changes no metadata, and while it is stopped at `place` all of `meanwhile`.
     pub(crate) fn around(&mut self, op: Op, place: Place, meanwhile: &[Op]) {
         let step = self.steps.len() - 1;
