@@ -16,6 +16,8 @@ SNAPSHOTS ?= 10000
 FSX ?= 10000000
 KILLS ?= 200
 SHARED ?= 10
+# Times that the power of a virtual machine is cut under load.
+CUTS ?= 500
 
 .PHONY: help build demo test lint soak doc install uninstall clean setup setup-tests
 
@@ -38,6 +40,7 @@ demo: setup ## a pool, files, a snapshot, a look back, step by step, in a tempor
 test: setup-tests lint ## everything that has to pass before a change is in
 	AMBERFS_REQUIRE_FUSE=1 $(CARGO) test --locked
 	scripts/programs.sh target/debug/amberfs
+	scripts/power-cuts.sh target/debug/amberfs 3
 
 lint:
 	$(CARGO) fmt --check
@@ -46,9 +49,10 @@ lint:
 soak: setup-tests ## longer: many more random cases, a large tree and thousands of snapshots, real programs
 	PROPTEST_CASES=$(CASES) AMBERFS_CRASH_RUNS=$(CRASHES) AMBERFS_FSX_OPERATIONS=$(FSX) AMBERFS_KILLS=$(KILLS) \
 		AMBERFS_SHARED_GIB=$(SHARED) $(CARGO) test --release --locked --lib --tests
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --bins --example power_cut
 	scripts/soak.sh target/release/amberfs $(FILES) $(SNAPSHOTS)
 	LONG=1 scripts/programs.sh target/release/amberfs
+	scripts/power-cuts.sh target/release/amberfs $(CUTS)
 
 doc: setup ## the API's documentation and the manual pages, in target/doc and docs/man
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked

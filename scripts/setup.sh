@@ -29,6 +29,10 @@ if [ "${1:-}" = tests ]; then
     need setcap libcap2-bin
     need pgrep procps
     need perl perl           # to make a socket
+    if [ "$(uname -m)" = x86_64 ]; then
+        need linux.uml user-mode-linux # the machine whose power is cut
+        need insmod kmod
+    fi
     # Debian keeps the server's programs out of the PATH.
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need initdb postgresql
 fi

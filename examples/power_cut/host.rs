@@ -1,0 +1,206 @@
+//! The same operations on files, and reading what is there.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, RenameFlags, XattrFlags};
+
+use crate::cells::{CELL, Token, parse};
+use crate::model::{Op, State};
+
+/// The name that snapshots have on a volume.
+pub(crate) const SNAPSHOTS: &str = ".snapshots";
+const XATTR: &str = "user.power_cut";
+
+/// A thread's directory in a mount, live.
+pub(crate) fn directory(mount: &Path, state: &State) -> PathBuf {
+    mount.join(format!("r{}", state.round)).join(format!("t{}", state.thread))
+}
+
+/// A thread's directory in a snapshot.
+pub(crate) fn in_snapshot(mount: &Path, name: &str, state: &State) -> PathBuf {
+    directory(&mount.join(SNAPSHOTS).join(name), state)
+}
+
+/// Files that a thread keeps open, by their numbers: what is written to them stays with the kernel, where a
+/// close would have it written back.
+pub(crate) type KeptOpen = BTreeMap<u32, File>;
+const MAX_OPEN: usize = 4;
+
+/// Writes the cells of operation `seq`.
+fn write(
+    state: &State,
+    path: &Path,
+    (from, count): (usize, usize),
+    seq: u32,
+    kept: Option<&File>,
+    flags: i32,
+) -> io::Result<()> {
+    let token = |at| Token { round: state.round, thread: state.thread, seq, at: at as u32 };
+    let content: Vec<u8> = (from..from + count).flat_map(|at| token(at).bytes()).collect();
+    let offset = (from * CELL) as u64;
+    match kept {
+        Some(file) => file.write_all_at(&content, offset),
+        None => {
+            let file = OpenOptions::new().write(true).custom_flags(flags).open(path)?;
+            file.write_all_at(&content, offset)
+        }
+    }
+}
+
+/// Carries out operation number `seq`. A liar leaves out what makes things durable.
+pub(crate) fn perform(
+    mount: &Path,
+    state: &State,
+    kept: &mut KeptOpen,
+    (seq, op): (u32, &Op),
+    lie: bool,
+) -> io::Result<()> {
+    let dir = directory(mount, state);
+    let at = |path: &String| dir.join(path);
+    let open = |path: &String| OpenOptions::new().read(true).write(true).open(at(path));
+    let bytes = |cells: usize| (cells * CELL) as u64;
+    match op {
+        Op::Create(path) => {
+            let mut options = OpenOptions::new();
+            options.write(true).create_new(true).mode(0o644).open(at(path)).map(drop)
+        }
+        Op::Mkdir(path) => fs::create_dir(at(path)),
+        Op::Symlink(path, target) => std::os::unix::fs::symlink(target, at(path)),
+        Op::Link(from, to) => fs::hard_link(at(from), at(to)),
+        Op::Unlink(path) => fs::remove_file(at(path)),
+        Op::Rmdir(path) => fs::remove_dir(at(path)),
+        Op::Rename(from, to) => fs::rename(at(from), at(to)),
+        Op::Exchange(one, other) => {
+            let cwd = rustix::fs::CWD;
+            Ok(rustix::fs::renameat_with(cwd, at(one), cwd, at(other), RenameFlags::EXCHANGE)?)
+        }
+        Op::Chmod(path, mode) => fs::set_permissions(at(path), fs::Permissions::from_mode(*mode)),
+        Op::SetXattr(path, value) => {
+            Ok(rustix::fs::setxattr(at(path), XATTR, value.as_bytes(), XattrFlags::empty())?)
+        }
+        Op::Write(path, from, count, synced) => {
+            let flags = if *synced && !lie { libc::O_DSYNC } else { 0 };
+            let number = state.number(path).unwrap_or_default();
+            if !synced && seq.is_multiple_of(2) {
+                if kept.len() >= MAX_OPEN {
+                    kept.pop_first();
+                }
+                kept.insert(number, open(path)?);
+            }
+            let file = kept.get(&number).filter(|_| !synced);
+            write(state, &at(path), (*from, *count), seq, file, flags)
+        }
+        Op::Truncate(path, len) => open(path)?.set_len(bytes(*len)),
+        Op::Allocate(path, from, count) => {
+            let mode = FallocateFlags::KEEP_SIZE;
+            Ok(rustix::fs::fallocate(open(path)?, mode, bytes(*from), bytes(*count))?)
+        }
+        Op::Punch(path, from, count) => {
+            let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            Ok(rustix::fs::fallocate(open(path)?, mode, bytes(*from), bytes(*count))?)
+        }
+        Op::Copy(from, to, count) => {
+            let (from, to) = (open(from)?, open(to)?);
+            let mut left = count * CELL;
+            while left > 0 {
+                // At the files' own offsets, which go on.
+                match rustix::fs::copy_file_range(&from, None, &to, None, left)? {
+                    0 => return Err(io::Error::other(format!("a copy ends {left} bytes early"))),
+                    copied => left -= copied,
+                }
+            }
+            Ok(())
+        }
+        Op::Fsync(_) | Op::FsyncDir(_) if lie => Ok(()),
+        Op::Fsync(path) => open(path)?.sync_all(),
+        Op::FsyncDir(path) => File::open(at(path))?.sync_all(),
+        Op::Snapshot(name) => fs::create_dir(mount.join(SNAPSHOTS).join(name)),
+        Op::DeleteSnapshot(name) => fs::remove_dir(mount.join(SNAPSHOTS).join(name)),
+    }
+}
+
+/// What is found at a path.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Dir,
+    Symlink(String),
+    File(u64),
+}
+
+#[derive(Debug)]
+pub(crate) struct FoundFile {
+    pub links: u64,
+    pub mode: u32,
+    pub xattr: Option<String>,
+    pub cells: Vec<Option<Token>>,
+}
+
+/// A directory as it is: files by their inode numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    pub names: BTreeMap<String, Found>,
+    pub files: BTreeMap<u64, FoundFile>,
+}
+
+impl Tree {
+    /// Reads everything below a directory; nothing if it is not there.
+    pub(crate) fn read(dir: &Path) -> Result<Option<Tree>, String> {
+        if !dir.exists() {
+            return Ok(None);
+        }
+        let mut tree = Tree::default();
+        tree.add(dir, "").map(|()| Some(tree))
+    }
+
+    fn add(&mut self, dir: &Path, prefix: &str) -> Result<(), String> {
+        let failed = |error: io::Error| format!("{}: {error}", dir.display());
+        for entry in fs::read_dir(dir).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let failed = |error: io::Error| format!("{}: {error}", path.display());
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let name = format!("{prefix}{name}");
+            let meta = fs::symlink_metadata(&path).map_err(failed)?;
+            let found = if meta.is_dir() {
+                self.add(&path, &format!("{name}/"))?;
+                Found::Dir
+            } else if meta.is_symlink() {
+                let target = fs::read_link(&path).map_err(failed)?;
+                Found::Symlink(target.to_string_lossy().into_owned())
+            } else {
+                if !self.files.contains_key(&meta.ino()) {
+                    let file = read_file(&path, &meta);
+                    let file = file.map_err(|error| format!("{}: {error}", path.display()))?;
+                    self.files.insert(meta.ino(), file);
+                }
+                Found::File(meta.ino())
+            };
+            self.names.insert(name, found);
+        }
+        Ok(())
+    }
+}
+
+fn read_file(path: &Path, meta: &fs::Metadata) -> Result<FoundFile, String> {
+    let mut content = Vec::new();
+    let read = File::open(path).and_then(|mut file| file.read_to_end(&mut content));
+    read.map_err(|error| error.to_string())?;
+    if content.len() as u64 != meta.len() {
+        return Err(format!("{} bytes can be read of {}", content.len(), meta.len()));
+    }
+    let cells = content.chunks(CELL).enumerate().map(|(at, cell)| {
+        // An unsynced length may end within a cell only with nothing in it.
+        parse(cell).map_err(|error| format!("cell {at} is {error}"))
+    });
+    let cells = cells.collect::<Result<_, _>>()?;
+    let mut value = vec![0; 65536];
+    let xattr = match rustix::fs::getxattr(path, XATTR, &mut value[..]) {
+        Ok(len) => Some(String::from_utf8_lossy(&value[..len]).into_owned()),
+        Err(rustix::io::Errno::NODATA) => None,
+        Err(error) => return Err(error.to_string()),
+    };
+    Ok(FoundFile { links: meta.nlink(), mode: meta.mode() & 0o7777, xattr, cells })
+}

@@ -1,0 +1,71 @@
+//! Works on a volume until the power is cut, and verifies afterwards that all that was promised is there.
+//! scripts/power-cuts.sh runs it in a virtual machine.
+//!
+//!     power_cut work MOUNT RECORDS SEED [lie]
+//!     power_cut verify MOUNT RECORDS
+//!     power_cut list SEED ROUND THREAD COUNT
+//!
+//! RECORDS is a device that the power cut does not concern: on it each thread notes that an operation has
+//! returned. `work` verifies what earlier rounds left, and then begins another. A liar notes fsyncs that it
+//! has left out, so that one can see the verification fail. `list` shows what a thread did.
+
+mod cells;
+mod host;
+mod model;
+mod record;
+mod verify;
+mod work;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use record::Record;
+use work::{Plan, operations, verify_all, work};
+
+fn run(args: &[String]) -> Result<(), String> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["work", mount, records, seed, ref rest @ ..] => {
+            let run = seed.parse().map_err(|error| format!("{seed}: {error}"))?;
+            let (mount, records) = (Path::new(mount), Path::new(records));
+            println!("power_cut: verified {}", verify_all(mount, records)?);
+            let lie = rest == ["lie"];
+            // Snapshots would make durable what a liar leaves.
+            let (snapshots, operations) = (!lie, u32::MAX - 1);
+            let plan = Plan { mount, records, run, lie, snapshots, operations };
+            work(&plan, || println!("power_cut: working"))
+        }
+        ["list", seed, round, thread, count] => {
+            let number =
+                |text: &str| text.parse::<u32>().map_err(|error| format!("{text}: {error}"));
+            let record = Record {
+                round: number(round)?,
+                thread: number(thread)?,
+                run: number(seed)?.into(),
+                snapshots: true,
+                done: number(count)?,
+                settled: None,
+            };
+            for (seq, op) in operations(&record) {
+                println!("{seq} {op:?}");
+            }
+            Ok(())
+        }
+        ["verify", mount, records] => {
+            println!("power_cut: verified {}", verify_all(Path::new(mount), Path::new(records))?);
+            Ok(())
+        }
+        _ => Err("usage: power_cut work MOUNT RECORDS SEED [lie] | verify MOUNT RECORDS".into()),
+    }
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("power_cut: FAILED: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

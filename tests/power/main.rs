@@ -1,0 +1,143 @@
+//! The program that scripts/power-cuts.sh runs in a virtual machine, on an ordinary directory without a power
+//! cut: what it did is there, and what is changed behind its back is found.
+
+#[allow(dead_code)]
+#[path = "../../examples/power_cut/cells.rs"]
+mod cells;
+#[path = "../../examples/power_cut/host.rs"]
+mod host;
+#[path = "../../examples/power_cut/model.rs"]
+mod model;
+#[path = "../../examples/power_cut/record.rs"]
+mod record;
+#[path = "../../examples/power_cut/verify.rs"]
+mod verify;
+#[path = "../../examples/power_cut/work.rs"]
+mod work;
+
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use work::{Plan, verify_all, work};
+
+/// A directory in which rounds were worked, and their records.
+struct Worked {
+    dir: tempfile::TempDir,
+    records: PathBuf,
+}
+
+impl Worked {
+    fn new(rounds: u32) -> Worked {
+        let dir = tempfile::tempdir().unwrap();
+        let records = dir.path().join("records");
+        fs::File::create(&records).unwrap().set_len(65536).unwrap();
+        let worked = Worked { dir, records };
+        fs::create_dir(worked.mount()).unwrap();
+        for _ in 0..rounds {
+            worked.verify().unwrap();
+            worked.work(300);
+        }
+        worked
+    }
+
+    fn mount(&self) -> PathBuf {
+        self.dir.path().join("mount")
+    }
+
+    fn work(&self, operations: u32) {
+        let (mount, records) = (&*self.mount(), &*self.records);
+        let plan = Plan { mount, records, run: 7, lie: false, snapshots: false, operations };
+        work(&plan, || ()).unwrap();
+    }
+
+    fn verify(&self) -> Result<String, String> {
+        verify_all(&self.mount(), &self.records)
+    }
+
+    /// A file of the last round with content.
+    fn file(&self) -> PathBuf {
+        fn find(dir: &Path, found: &mut Vec<PathBuf>) {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    find(&path, found);
+                } else if path.is_file() && fs::read(&path).unwrap()[..].iter().any(|b| *b != 0) {
+                    found.push(path);
+                }
+            }
+        }
+        let mut found = Vec::new();
+        find(&self.mount(), &mut found);
+        found.sort();
+        found.pop().unwrap()
+    }
+
+    #[track_caller]
+    fn fails(&self, part: &str) {
+        let error = self.verify().unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn what_was_done_is_there_round_after_round() {
+    let worked = Worked::new(6);
+    let said = worked.verify().unwrap();
+    assert!(said.starts_with("4 rounds, "), "{said}");
+    assert_eq!(worked.verify().unwrap(), said);
+}
+
+#[test]
+fn a_changed_byte_is_found() {
+    let worked = Worked::new(1);
+    let file = fs::File::options().read(true).write(true).open(worked.file()).unwrap();
+    let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    let at = bytes.iter().position(|byte| *byte != 0).unwrap();
+    file.write_all_at(&[bytes[at] ^ 1], at as u64).unwrap();
+    worked.fails("garbage");
+}
+
+#[test]
+fn a_missing_name_is_found() {
+    let worked = Worked::new(1);
+    fs::remove_file(worked.file()).unwrap();
+    worked.fails("what is there was never so");
+}
+
+#[test]
+fn a_name_too_many_is_found() {
+    let worked = Worked::new(1);
+    fs::write(worked.file().with_file_name("more"), "").unwrap();
+    worked.fails("'more' is there");
+}
+
+#[test]
+fn another_mode_is_found() {
+    let worked = Worked::new(1);
+    fs::set_permissions(worked.file(), fs::Permissions::from_mode(0o400)).unwrap();
+    worked.fails("has links, mode and attribute");
+}
+
+#[test]
+fn another_files_data_is_found() {
+    let worked = Worked::new(1);
+    let token = cells::Token { round: 1, thread: 0, seq: 9999, at: 0 };
+    let file = fs::File::options().write(true).open(worked.file()).unwrap();
+    file.write_all_at(&token.bytes(), 0).unwrap();
+    worked.fails("seq: 9999");
+}
+
+#[test]
+fn a_fsync_that_was_not_done_is_found() {
+    let worked = Worked::new(1);
+    // As a power cut would leave it: the state from before, and the records of what came after.
+    let before = worked.dir.path().join("before");
+    let copy = std::process::Command::new("cp").arg("-a").arg(worked.mount()).arg(&before).status();
+    assert!(copy.unwrap().success());
+    worked.work(40);
+    fs::remove_dir_all(worked.mount()).unwrap();
+    fs::rename(before, worked.mount()).unwrap();
+    worked.fails("missing");
+}
