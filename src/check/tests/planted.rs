@@ -2,6 +2,8 @@
 
 use super::surgery::{Cut, In, operate, write_superblock};
 use super::*;
+use std::collections::BTreeSet;
+
 use crate::format::{
     INTERNAL_ENTRY, Inode, InodeFlags, LEAF_ENTRY, MemberKind, NODE_HEADER, NODE_SIZE, RegionImage,
 };
@@ -390,6 +392,33 @@ fn c3_a_volume_whose_head_is_another_s() {
     });
 }
 
+/// Kind, number and name of a member's record.
+fn is_snapshot_named(record: &[u8], name: &str) -> bool {
+    record[8] == MemberKind::Snapshot as u8 && record.ends_with(name.as_bytes())
+}
+
+#[test]
+fn c3_snapshots_without_a_volume_and_with_another_s_name_or_number() {
+    plant_in_catalog("C3", KeyKind::Member, |record| {
+        let snapshot = is_snapshot_named(record, "two");
+        add(record, if snapshot { 100 } else { 0 });
+        snapshot
+    });
+    plant_in_catalog("C3", KeyKind::Member, |record| {
+        let snapshot = is_snapshot_named(record, "two");
+        if snapshot {
+            let at = record.len() - 3;
+            record[at..].copy_from_slice(b"one");
+        }
+        snapshot
+    });
+    plant_in_catalog("C3", KeyKind::Member, |record| {
+        let snapshot = is_snapshot_named(record, "two");
+        record[33] -= u8::from(snapshot);
+        snapshot
+    });
+}
+
 #[test]
 fn d1_a_data_block_with_a_flipped_bit() {
     let storage = patient();
@@ -545,4 +574,56 @@ fn f8_flags_of_attributes_that_are_not_there() {
         inode.flags.set(InodeFlags::XATTRS, false);
         has
     });
+}
+
+/// Numbers such as `T3`, and ranges of them such as `T1-T6`, in a text.
+fn invariants(text: &str) -> BTreeSet<String> {
+    let number = |word: &str| -> Option<(char, u8)> {
+        let (letter, digit) = (word.chars().next()?, word.chars().nth(1)?);
+        let right = word.len() == 2 && letter.is_ascii_uppercase() && digit.is_ascii_digit();
+        right.then_some((letter, digit as u8 - b'0'))
+    };
+    let mut found = BTreeSet::new();
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+    for word in words {
+        let ends: Vec<_> = word.split('-').map(number).collect();
+        match ends.as_slice() {
+            [Some((letter, from)), Some((_, to))] => {
+                found.extend((*from..=*to).map(|digit| format!("{letter}{digit}")));
+            }
+            [Some((letter, digit))] => drop(found.insert(format!("{letter}{digit}"))),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The documents, what the check cites, and what is planted here are the same invariants.
+#[test]
+fn every_invariant_that_there_is_is_planted() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    let table = page.split("## Invariants").nth(1).unwrap().split("\n## ").next().unwrap();
+    let documented = invariants(table);
+    assert_eq!(documented.len(), 31, "{documented:?}");
+    let head = include_str!("../mod.rs").split("# Invariants").nth(1).unwrap();
+    let head = head.split("//! Memory").next().unwrap();
+    assert_eq!(invariants(head), documented, "the head of check");
+
+    let mut cited = BTreeSet::new();
+    for file in std::fs::read_dir(root.join("src/check")).unwrap() {
+        let path = file.unwrap().path();
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        let strings = text.split('"').skip(1).step_by(2).filter(|word| word.len() == 2);
+        cited.extend(strings.flat_map(invariants));
+    }
+    assert_eq!(cited, documented, "what the check cites");
+
+    let planted: BTreeSet<String> = include_str!("planted.rs")
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("fn ")?.get(..3)?.to_uppercase()))
+        .filter_map(|name| name.strip_suffix('_').map(str::to_owned))
+        .filter(|name| documented.contains(name))
+        .collect();
+    assert_eq!(planted, documented, "what is planted");
 }
