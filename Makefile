@@ -9,6 +9,10 @@ DESTDIR ?=
 # than in `make test`, and how large the mounted runs are.
 CASES ?= 2000
 CRASHES ?= 20
+# A flip of every byte of a pool, so many times more damaged ranges, and so many seconds for each fuzz body.
+FLIP_EVERY ?= 1
+DAMAGES ?= 20
+FUZZ_SECONDS ?= 1200
 FILES ?= 70000
 SNAPSHOTS ?= 10000
 # Operations of fsx and of the exerciser together, times that the daemon is killed under load, and the size
@@ -19,7 +23,7 @@ SHARED ?= 10
 # Times that the power of a virtual machine is cut under load.
 CUTS ?= 500
 
-.PHONY: help build demo test lint soak doc install uninstall clean setup setup-tests
+.PHONY: help build demo test lint soak fuzz doc install uninstall clean setup setup-tests
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -48,11 +52,17 @@ lint:
 
 soak: setup-tests ## longer: many more random cases, a large tree and thousands of snapshots, real programs
 	PROPTEST_CASES=$(CASES) AMBERFS_CRASH_RUNS=$(CRASHES) AMBERFS_FSX_OPERATIONS=$(FSX) AMBERFS_KILLS=$(KILLS) \
-		AMBERFS_SHARED_GIB=$(SHARED) $(CARGO) test --release --locked --lib --tests
+		AMBERFS_SHARED_GIB=$(SHARED) AMBERFS_FLIP_EVERY=$(FLIP_EVERY) AMBERFS_DAMAGE_RUNS=$(DAMAGES) \
+		AMBERFS_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --release --locked --lib --tests
 	$(CARGO) build --release --locked --bins --example power_cut
 	scripts/soak.sh target/release/amberfs $(FILES) $(SNAPSHOTS)
 	LONG=1 scripts/programs.sh target/release/amberfs
 	scripts/power-cuts.sh target/release/amberfs $(CUTS)
+
+fuzz: ## the fuzz bodies under libFuzzer, for FUZZ_SECONDS each; needs a nightly toolchain and cargo-fuzz
+	for target in records request operations pool; do \
+		$(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 doc: setup ## the API's documentation and the manual pages, in target/doc and docs/man
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked

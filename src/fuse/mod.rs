@@ -27,6 +27,8 @@ mod dispatch;
 mod encode;
 mod files;
 mod flush;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handshake;
 mod helper;
 mod lane;
