@@ -1,6 +1,7 @@
 //! The same operations on files, and reading what is there.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -171,10 +172,9 @@ impl Tree {
                 let target = fs::read_link(&path).map_err(failed)?;
                 Found::Symlink(target.to_string_lossy().into_owned())
             } else {
-                if !self.files.contains_key(&meta.ino()) {
+                if let Entry::Vacant(new) = self.files.entry(meta.ino()) {
                     let file = read_file(&path, &meta);
-                    let file = file.map_err(|error| format!("{}: {error}", path.display()))?;
-                    self.files.insert(meta.ino(), file);
+                    new.insert(file.map_err(|error| format!("{}: {error}", path.display()))?);
                 }
                 Found::File(meta.ino())
             };

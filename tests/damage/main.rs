@@ -151,7 +151,9 @@ fn a_flipped_byte_of_the_data_file_is_an_error_where_it_lies() {
     // Free blocks are all alike.
     let used = |at: &u64| {
         let block = at / BLOCK;
-        anatomy.blocks.contains_key(&block) || anatomy.node_at(block).is_some() || block % 64 == 0
+        anatomy.blocks.contains_key(&block)
+            || anatomy.node_at(block).is_some()
+            || block.is_multiple_of(64)
     };
     cases.retain(used);
     let name = |at: &u64| {
@@ -188,7 +190,7 @@ fn a_flipped_byte_of_the_journal_leaves_a_prefix_of_what_happened() {
             .frames
             .iter()
             .find(|(start, len)| (*start..start + FRAME_HEADER as u64 + *len as u64).contains(&at));
-        frame.is_some_and(|(start, _)| at - start < FRAME_HEADER as u64 || at % 61 == 0)
+        frame.is_some_and(|(start, _)| at - start < FRAME_HEADER as u64 || at.is_multiple_of(61))
     };
     let cases = chosen(image.journal.len_bytes(), &dense);
     let name = |at: &u64| format!("journal byte {at}");

@@ -89,7 +89,7 @@ pub(crate) fn model_of(pool: &Arc<Pool>) -> Model {
         for (member, snapshot) in names {
             let fs = mount(pool, &info.name, snapshot.as_deref()).expect("it mounts");
             let mut files = BTreeMap::new();
-            gather(&fs, String::from("/"), NodeId::ROOT, Vec::new(), &mut files);
+            gather(&fs, "/", NodeId::ROOT, &[], &mut files);
             model.push(State { member, volume: info.name.clone(), snapshot, files });
         }
     }
@@ -98,9 +98,9 @@ pub(crate) fn model_of(pool: &Arc<Pool>) -> Model {
 
 fn gather(
     fs: &Filesystem,
-    path: String,
+    path: &str,
     node: NodeId,
-    above: Vec<u64>,
+    above: &[u64],
     files: &mut BTreeMap<String, File>,
 ) {
     let attr = fs.getattr(node).expect("attributes");
@@ -108,7 +108,7 @@ fn gather(
     let mut names = Vec::new();
     if attr.kind() == FileKind::Directory {
         names = list(fs, node).expect("a list");
-        let above = [above.as_slice(), &[attr.ino]].concat();
+        let above = [above, &[attr.ino]].concat();
         for name in &names {
             let entry = fs.lookup(&Caller::root(), node, name).expect("an entry");
             below.push((name.clone(), entry.node, above.clone()));
@@ -124,7 +124,7 @@ fn gather(
     };
     let file = File {
         ino: attr.ino,
-        above,
+        above: above.to_vec(),
         kind: attr.kind(),
         mode: attr.mode,
         nlink: attr.nlink,
@@ -135,11 +135,11 @@ fn gather(
         xattrs: xattrs(fs, node).expect("attributes"),
         names,
     };
-    files.insert(path.clone(), file);
+    files.insert(path.to_owned(), file);
     for (name, node, above) in below {
         let name = String::from_utf8(name).expect("text");
         let path = if path == "/" { format!("/{name}") } else { format!("{path}/{name}") };
-        gather(fs, path, node, above, files);
+        gather(fs, &path, node, &above, files);
         fs.forget(node, 1);
     }
 }

@@ -142,7 +142,7 @@ fn time(input: &mut Input<'_>) -> Option<SetTime> {
 }
 
 fn attributes(input: &mut Input<'_>) -> SetAttr {
-    let some = |number: u64| (number % 3 == 0).then_some(number);
+    let some = |number: u64| number.is_multiple_of(3).then_some(number);
     let (mode, size) = (some(input.edge()), some(input.edge()));
     SetAttr {
         mode: mode.map(|mode| mode as u32),
@@ -152,11 +152,12 @@ fn attributes(input: &mut Input<'_>) -> SetAttr {
         atime: time(input),
         mtime: time(input),
         ctime: None,
-        kill_suidgid: input.u8() % 2 == 0,
+        kill_suidgid: input.u8().is_multiple_of(2),
         ..SetAttr::default()
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm for each operation")]
 fn step(input: &mut Input<'_>, fs: &Filesystem, pool: &Arc<Pool>, nodes: &mut Vec<NodeId>) {
     let caller = Caller::root();
     let node = |input: &mut Input<'_>| match input.u8() {
@@ -191,8 +192,10 @@ fn step(input: &mut Input<'_>, fs: &Filesystem, pool: &Arc<Pool>, nodes: &mut Ve
         }
         12..16 => {
             let (offset, len) = (input.edge(), input.u16() % 20_000);
-            let flags =
-                WriteFlags { cached: input.u8() % 2 == 0, kill_suidgid: input.u8() % 2 == 0 };
+            let flags = WriteFlags {
+                cached: input.u8().is_multiple_of(2),
+                kill_suidgid: input.u8().is_multiple_of(2),
+            };
             drop(fs.write(at, handle, offset, &vec![input.u8(); len], flags));
         }
         16 | 17 => drop(fs.setattr(&caller, at, &attributes(input))),
@@ -209,13 +212,20 @@ fn step(input: &mut Input<'_>, fs: &Filesystem, pool: &Arc<Pool>, nodes: &mut Ve
             drop(fs.read(at, handle, input.edge(), &mut buf));
         }
         22 => {
-            let whence = if input.u8() % 2 == 0 { Whence::Data } else { Whence::Hole };
+            let whence = if input.u8().is_multiple_of(2) { Whence::Data } else { Whence::Hole };
             drop(fs.lseek(at, input.edge(), whence));
         }
         23 | 24 => {
             let value = vec![input.u8(); [0, 1, 44, 4096, 65535, 65536, 65537][input.below(7)]];
             let flags = [0, 1, 2, input.edge() as u32][input.below(4)];
-            drop(fs.setxattr(&caller, at, &attribute(input), &value, flags, input.u8() % 2 == 0));
+            drop(fs.setxattr(
+                &caller,
+                at,
+                &attribute(input),
+                &value,
+                flags,
+                input.u8().is_multiple_of(2),
+            ));
         }
         25 => {
             drop(fs.getxattr(at, &attribute(input)));
@@ -223,7 +233,7 @@ fn step(input: &mut Input<'_>, fs: &Filesystem, pool: &Arc<Pool>, nodes: &mut Ve
             drop(fs.removexattr(&caller, at, &attribute(input)));
         }
         26 => {
-            let (cookie, plus, mut left) = (input.edge(), input.u8() % 2 == 0, 50);
+            let (cookie, plus, mut left) = (input.edge(), input.u8().is_multiple_of(2), 50);
             let listed = fs.readdir(&caller, at, cookie, plus, &mut |_| {
                 left -= 1;
                 left > 0
@@ -239,7 +249,7 @@ fn step(input: &mut Input<'_>, fs: &Filesystem, pool: &Arc<Pool>, nodes: &mut Ve
             let name = String::from_utf8_lossy(&name(input)).into_owned();
             drop(fs.create_snapshot(&name));
         }
-        30 => drop(fs.fsync(at, input.u8() % 2 == 0).and_then(|()| fs.syncfs())),
+        30 => drop(fs.fsync(at, input.u8().is_multiple_of(2)).and_then(|()| fs.syncfs())),
         _ => {
             drop(pool.checkpoint());
             drop(pool.run_reclaim());

@@ -156,6 +156,7 @@ fn set_field(input: &mut Input<'_>, bytes: &mut [u8], at: usize) {
     field.copy_from_slice(&new.to_le_bytes()[..width]);
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm for each kind of damage")]
 fn mutate(input: &mut Input<'_>, image: &mut Image, anatomy: &Anatomy) {
     let kind = input.u8() % 14;
     let node = &anatomy.nodes[input.below(anatomy.nodes.len())];
@@ -264,9 +265,9 @@ fn change_entries(
         }
         _ => {
             let near = leaf.key(input.below(leaf.len().max(1)));
-            let id = if input.u8() % 2 == 0 { near.id() } else { input.edge() };
+            let id = if input.u8().is_multiple_of(2) { near.id() } else { input.edge() };
             let kind = KINDS[input.below(KINDS.len())] as u8;
-            let sub = if input.u8() % 2 == 0 { near.sub() + 1 } else { input.edge() };
+            let sub = if input.u8().is_multiple_of(2) { near.sub() + 1 } else { input.edge() };
             let sub = u128::from(sub & ((1 << 56) - 1));
             let key = Key(u128::from(id) << 64 | u128::from(kind) << 56 | sub);
             if let Err(at) = leaf.search(key)
