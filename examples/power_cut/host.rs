@@ -172,9 +172,9 @@ impl Tree {
                 let target = fs::read_link(&path).map_err(failed)?;
                 Found::Symlink(target.to_string_lossy().into_owned())
             } else {
-                if let Entry::Vacant(new) = self.files.entry(meta.ino()) {
+                if let Entry::Vacant(place) = self.files.entry(meta.ino()) {
                     let file = read_file(&path, &meta);
-                    new.insert(file.map_err(|error| format!("{}: {error}", path.display()))?);
+                    place.insert(file.map_err(|error| format!("{}: {error}", path.display()))?);
                 }
                 Found::File(meta.ino())
             };

@@ -6,6 +6,7 @@
 //! of operations is tried, with more crashes of each (`make soak`).
 
 mod crashes;
+mod failures;
 mod files;
 mod ops;
 mod pauses;
@@ -56,6 +57,11 @@ fn sample(count: u64, all: u64, nth: u64) -> u64 {
 /// Files and directories of all sorts, some of them empty, so that every operation has something to work on.
 fn prepared(seed: u64, shape: Shape, ops: &[Op]) -> World {
     let mut world = World::new(seed, shape);
+    prepare(&mut world, ops);
+    world
+}
+
+fn prepare(world: &mut World, ops: &[Op]) {
     for op in [Op::Mkdir, Op::Create, Op::WriteBlocks, Op::Create, Op::WriteBlocks, Op::WriteBlocks]
     {
         world.step(op);
@@ -82,7 +88,6 @@ fn prepared(seed: u64, shape: Shape, ops: &[Op]) -> World {
     }
     // Not synced, so that there is data to lose.
     world.step(Op::Append);
-    world
 }
 
 /// The operations of the `nth` of all sequences of a length.

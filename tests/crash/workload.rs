@@ -1,6 +1,7 @@
 //! Operations on a recorded pool, and what was promised when.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -208,7 +209,33 @@ impl World {
         let begun = self.recorder.len();
         let durable = self.carry_out(op);
         self.note(op, begun);
+        assert_eq!(self.pool.status().read_only, None, "after {op:?}");
         durable.into_iter().for_each(|what| self.promise(what));
+    }
+
+    /// Does one operation on a storage that may fail; false if the pool is read-only after it. Then it was not
+    /// acknowledged, and may be there or not.
+    pub(crate) fn step_or_fail(&mut self, op: Op) -> bool {
+        let begun = self.recorder.len();
+        // What ends in an error that is not expected above has not been acknowledged, and that is all.
+        let done = catch_unwind(AssertUnwindSafe(|| self.carry_out(op)));
+        let works = self.pool.status().read_only.is_none();
+        self.note(op, begun);
+        if !works && let Some(step) = self.steps.last_mut() {
+            step.done = usize::MAX;
+        }
+        if works && let Ok(Some(what)) = done {
+            self.promise(what);
+        }
+        works
+    }
+
+    /// Asks a pool that has failed to sync; if it says that it has, it must have.
+    pub(crate) fn sync_after_failure(&mut self) {
+        let (at, step) = (self.recorder.len(), self.steps.len() - 2);
+        if self.pool.sync().is_ok() {
+            self.promises.push(Promise { at, step, what: Durable::Everything });
+        }
     }
 
     /// Does something of the kind of `op` to the first volume, and notes what came of it.
@@ -320,7 +347,6 @@ impl World {
         }
         let (zeroed, pasts) = (self.zeroed.take(), self.pasts.clone());
         self.steps.push(Step { op, begun, done, zeroed, state, pasts });
-        assert_eq!(self.pool.status().read_only, None, "after {op:?}");
     }
 
     fn carry_out(&mut self, op: Op) -> Option<Durable> {
