@@ -7,9 +7,13 @@ use super::space::Counted;
 use super::tree::stored;
 use crate::btree::Reader;
 use crate::format::{
-    ChainRecord, ChunkRecord, DeadRef, DecodeError, Epoch, Key, KeyKind, MemberId, MemberKind,
-    MemberRecord, REGION_BLOCKS, RegionImage, RootRecord, SharedRecord, VolumeId, VolumeRecord,
+    ChainRecord, ChunkRecord, DeadRef, DecodeError, Epoch, Key, KeyKind, MAX_BLOCKS, MemberId,
+    MemberKind, MemberRecord, REGION_BLOCKS, RegionImage, RootRecord, SharedRecord, VolumeId,
+    VolumeRecord,
 };
+
+/// Largest region of a pool of the largest size.
+const MAX_REGION: u64 = MAX_BLOCKS / REGION_BLOCKS as u64;
 
 /// What the checkpoint tree says.
 pub(super) struct Roots {
@@ -50,7 +54,7 @@ impl Checker<'_> {
             if key.id() == 1 && key.is(KeyKind::Root) {
                 let root = checker.decoded("C1", key, RootRecord::decode(value));
                 roots.extend(root.map(|root| (MemberId(key.sub()), root)));
-            } else if key.id() == 2 && key.is(KeyKind::Region) {
+            } else if key.id() == 2 && key.is(KeyKind::Region) && key.sub() <= MAX_REGION {
                 if let Some(image) = checker.decoded("C1", key, RegionImage::decode(value)) {
                     add_used(&mut used, key.sub(), &image);
                 }
