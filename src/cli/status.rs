@@ -39,6 +39,8 @@ impl Status {
             let row = if self.pool.is_some() { pool_status(pool) } else { daemon_status(pool) };
             match row {
                 Ok(row) => pools.push(row),
+                // It was unmounted after we had looked.
+                Err(_) if self.pool.is_none() && !mounted_pools()?.contains(pool) => {}
                 // One pool that does not answer must not hide the others.
                 Err(failure) => failed = Some(failure),
             }

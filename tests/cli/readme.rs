@@ -1,5 +1,6 @@
 //! The README's commands are run as they stand there.
 
+use crate::ORPHANED;
 use crate::support::{Place, can_mount};
 
 /// Returns the blocks that are fenced as `sh`.
@@ -31,6 +32,7 @@ fn the_commands_of_the_readme_work() {
     }
     let place = Place::new();
     place.mkdir("mnt");
+    let _none = ORPHANED.read();
     // One shell for all blocks: what one makes the next uses.
     let outcome = place.shell(&blocks.concat());
     let said = outcome.ok();
