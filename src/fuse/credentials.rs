@@ -1,6 +1,7 @@
 //! What a calling process may do, where a request does not say.
 //!
-//! The process waits for our reply, so what /proc says of it does not change meanwhile.
+//! The process waits for our reply, so what /proc says of it does not change meanwhile. To read that the kernel
+//! takes spin locks alone, none that a process could hold while it waits for us.
 
 /// Bit of CAP_FOWNER in a capability set.
 const FOWNER: u64 = 1 << 3;

@@ -2,6 +2,9 @@
 //!
 //! `/proc/PID/syscall` tells of a thread that sleeps: its number and arguments. The caller waits for our
 //! reply, so it does. Root may look at every thread; of others nothing may be known.
+//!
+//! Reading it takes `exec_update_lock`, which a thread that executes a new program holds for writing, and only
+//! once it is alone in its process: a thread that waits for us keeps its siblings from getting there.
 
 /// Bytes that a waiting thread's system call is to write; none if it is no such call, or can't be seen.
 pub(crate) fn bytes_to_write(thread: u32) -> Option<u64> {
