@@ -1,7 +1,8 @@
 //! What a calling process may do, where a request does not say.
 //!
-//! The process waits for our reply, so what /proc says of it does not change meanwhile. To read that the kernel
-//! takes spin locks alone, none that a process could hold while it waits for us.
+//! The process must be waiting for our reply: then what /proc says of it does not change meanwhile, and reading
+//! that takes spin locks alone. It also takes a reference of the process's memory, which is never the last one
+//! of a process that waits; the last one would have to tear the memory down, waiting for I/O that is under way.
 
 /// Bit of CAP_FOWNER in a capability set.
 const FOWNER: u64 = 1 << 3;
@@ -30,6 +31,11 @@ impl Credentials {
             found.capabilities = 0;
         }
         found
+    }
+
+    /// Somebody of whom no more is known than a group, and that nothing is allowed.
+    pub(crate) fn member_of(gid: u32) -> Credentials {
+        Credentials { groups: vec![gid], ..Credentials::default() }
     }
 
     /// Whether it has CAP_SYS_ADMIN.
@@ -94,6 +100,8 @@ mod tests {
         let nobody = Credentials::of(u32::MAX);
         assert_eq!(nobody, Credentials::default());
         assert!(!nobody.owns(0) && !nobody.counts_as_member(0) && !nobody.has_sys_admin());
+        let member = Credentials::member_of(7);
+        assert!(member.counts_as_member(7) && !member.counts_as_member(8) && !member.owns(0));
     }
 
     #[test]

@@ -110,6 +110,8 @@ pub(crate) enum Operation<'a> {
         data: &'a [u8],
         cached: bool,
         kill_suidgid: bool,
+        /// Its caller may be gone by now: asynchronous writes are direct ones.
+        direct: bool,
     },
     StatFs,
     Release {
@@ -449,13 +451,16 @@ fn decode_setxattr(mut c: Cursor<'_>) -> Result<Operation<'_>, Malformed> {
 
 fn decode_write(mut c: Cursor<'_>) -> Result<Operation<'_>, Malformed> {
     let (handle, offset, size, flags) = (c.u64()?, c.u64()?, c.u32()?, c.u32()?);
-    c.skip(16)?;
+    c.skip(8)?;
+    let open_flags = c.u32()?;
+    c.skip(4)?;
     Ok(Operation::Write {
         handle,
         offset,
         data: c.take(size as usize)?,
         cached: flags & flag::WRITE_CACHE != 0,
         kill_suidgid: flags & flag::WRITE_KILL_SUIDGID != 0,
+        direct: open_flags & libc::O_DIRECT.cast_unsigned() != 0,
     })
 }
 

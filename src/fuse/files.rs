@@ -37,10 +37,10 @@ impl Context {
                     Err(error) => reply.error(error.errno()),
                 }
             }
-            Operation::Write { handle, offset, data, cached, kill_suidgid } => {
+            Operation::Write { handle, offset, data, cached, kill_suidgid, direct } => {
                 let flags = WriteFlags { cached, kill_suidgid };
                 let stripped =
-                    if kill_suidgid { self.strip_for_write(header, node) } else { Ok(()) };
+                    if kill_suidgid { self.strip_for_write(header, node, direct) } else { Ok(()) };
                 let written = stripped
                     .and_then(|()| self.fs.write(node, Handle(handle), offset, data, flags));
                 self.look_at_room(data.len() as u64);

@@ -68,9 +68,21 @@ impl Context {
     }
 
     /// Takes the bits away before a write by a caller of whom the kernel says that it may not keep them.
-    pub(crate) fn strip_for_write(&self, header: &Header, node: NodeId) -> Result<(), Error> {
+    ///
+    /// A caller that does not wait for the reply, as with asynchronous direct writes, is not looked at: it may
+    /// be about to end, and whoever reads its /proc then may have to end it, which waits for this very write.
+    /// It counts as a member of the group that it acts as alone.
+    pub(crate) fn strip_for_write(
+        &self,
+        header: &Header,
+        node: NodeId,
+        direct: bool,
+    ) -> Result<(), Error> {
         let Some(attr) = self.privileged(node) else { return Ok(()) };
-        self.strip_from(&attr, &Credentials::of(header.pid), node)
+        let waits = !direct || syscall::writes(header.pid);
+        let caller =
+            if waits { Credentials::of(header.pid) } else { Credentials::member_of(header.gid) };
+        self.strip_from(&attr, &caller, node)
     }
 
     /// The kernel does not expect that these operations change a file's mode, and would go by what it has

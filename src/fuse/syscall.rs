@@ -11,6 +11,11 @@ pub(crate) fn bytes_to_write(thread: u32) -> Option<u64> {
     length(&read(thread)?)
 }
 
+/// Whether a thread waits in a system call that writes.
+pub(crate) fn writes(thread: u32) -> bool {
+    bytes_to_write(thread).is_some()
+}
+
 /// Whether a thread is truncating a file, as far as can be seen: what can't counts as if.
 pub(crate) fn truncates(thread: u32) -> bool {
     let call = read(thread);

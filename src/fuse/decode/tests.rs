@@ -105,16 +105,16 @@ fn write_carries_its_payload() {
     for word in [4u64, 4096] {
         body.extend(word.to_ne_bytes());
     }
-    body.extend(words(&[3, flag::WRITE_CACHE, 0, 0, 0, 0]));
+    body.extend(words(&[3, flag::WRITE_CACHE, 0, 0, libc::O_DIRECT.cast_unsigned(), 0]));
     body.extend(b"abc");
     let bytes = request(opcode::WRITE, &body, &[]);
-    let Operation::Write { handle, offset, data, cached, kill_suidgid } =
+    let Operation::Write { handle, offset, data, cached, kill_suidgid, direct } =
         Request::decode(&bytes).unwrap().operation
     else {
         panic!("not a write")
     };
     assert_eq!((handle, offset, data), (4, 4096, &b"abc"[..]));
-    assert!(cached && !kill_suidgid);
+    assert!(cached && direct && !kill_suidgid);
     // One byte fewer than announced.
     assert!(Request::decode(&request(opcode::WRITE, &body[..body.len() - 1], &[])).is_err());
 }
