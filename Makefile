@@ -22,8 +22,11 @@ KILLS ?= 200
 SHARED ?= 10
 # Times that the power of a virtual machine is cut under load.
 CUTS ?= 500
+# Of `make bench`: --quick, --only WORKLOAD,..., --on FILESYSTEM,..., --dir DIR, --rounds N, --json FILE,
+# --plot FILE.svg
+ARGS ?=
 
-.PHONY: help build demo test lint soak fuzz doc install uninstall clean setup setup-tests
+.PHONY: help build demo test lint soak bench fuzz doc install uninstall clean setup setup-tests setup-bench
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,6 +36,9 @@ setup:
 
 setup-tests:
 	@scripts/setup.sh tests
+
+setup-bench:
+	@scripts/setup.sh bench $(ARGS)
 
 build: setup ## the release binary, target/release/amberfs
 	$(CARGO) build --release --locked
@@ -58,6 +64,10 @@ soak: setup-tests ## longer: many more random cases, a large tree and thousands 
 	scripts/soak.sh target/release/amberfs $(FILES) $(SNAPSHOTS)
 	LONG=1 scripts/programs.sh target/release/amberfs
 	scripts/power-cuts.sh target/release/amberfs $(CUTS)
+
+bench: setup-bench ## AmberFS beside the host's filesystem, btrfs, XFS, bindfs, zfs-fuse: a table (ARGS=--quick)
+	$(CARGO) build --release --locked
+	$(CARGO) bench --locked --bench compare -- $(ARGS)
 
 fuzz: ## the fuzz bodies under libFuzzer, for FUZZ_SECONDS each; needs a nightly toolchain and cargo-fuzz
 	for target in records request operations pool; do \

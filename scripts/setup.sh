@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Sees to what building, the demonstration and the tests need beyond a Rust toolchain. Installs what
 # is missing with apt-get when run by root on Debian, and otherwise says what to install.
-# Usage: setup.sh [tests]     (tests: also the suites and programs that the tests run on a mount)
+# Usage: setup.sh [tests | bench [OPTIONS]]
+#     tests: also the suites and programs that the tests run on a mount
+#     bench: also the filesystems and programs of the benchmark, as far as there are packages of them
 set -euo pipefail
 
 packages=()
@@ -40,20 +42,24 @@ fi
 # Installing Debian's package also makes a database and starts a server, unless a file says not to. The file
 # is there for this installation only.
 no_database=/etc/postgresql-common/createcluster.d/amberfs-setup.conf
-forbid_database() {
-    [[ " ${packages[*]} " = *" postgresql "* ]] || return 0
+forbid_database() { # PACKAGE...
+    [[ " $* " = *" postgresql "* ]] || return 0
     mkdir -p "${no_database%/*}"
     echo 'create_main_cluster = false' >"$no_database"
     trap 'rm -f "$no_database"' EXIT
 }
 
+install() { # PACKAGE...
+    echo "setup: installing $*"
+    forbid_database "$@"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get install -y --no-install-recommends "$@" >/dev/null 2>&1 ||
+        { apt-get update >/dev/null && apt-get install -y --no-install-recommends "$@" >/dev/null; }
+}
+
 if [ "${#packages[@]}" -gt 0 ]; then
     if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
-        echo "setup: installing ${packages[*]}"
-        forbid_database
-        export DEBIAN_FRONTEND=noninteractive
-        apt-get install -y --no-install-recommends "${packages[@]}" >/dev/null 2>&1 ||
-            { apt-get update >/dev/null && apt-get install -y --no-install-recommends "${packages[@]}" >/dev/null; }
+        install "${packages[@]}"
     else
         echo "setup: missing: ${packages[*]}; install them with your package manager" >&2
         exit 1
@@ -64,6 +70,30 @@ if [ "${1:-}" = tests ]; then
     # Programs of cargo's own registry: a POSIX suite and a file system exerciser.
     command -v pjdfstest >/dev/null 2>&1 || cargo install --locked --quiet pjdfstest@0.2.2
     command -v fsx >/dev/null 2>&1 || cargo install --locked --quiet fsx@0.3.2
+fi
+
+# The benchmark does without what can't be had, and says so.
+offer() { # PROGRAM PACKAGE
+    if compgen -G "$1" >/dev/null || command -v "$1" >/dev/null 2>&1; then return 0; fi
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
+        install "$2" 2>/dev/null && return 0
+    fi
+    echo "setup: without $2: the benchmark leaves out what needs it"
+}
+if [ "${1:-}" = bench ]; then
+    PATH=$PATH:/usr/sbin:/sbin
+    offer mkfs.btrfs btrfs-progs
+    offer mkfs.xfs xfsprogs
+    offer bindfs bindfs
+    offer zfs-fuse zfs-fuse
+    offer git git
+    offer sqlite3 sqlite3
+    offer '/usr/lib/postgresql/*/bin/initdb' postgresql
+    if [[ " $* " != *" --quick "* ]]; then
+        offer xz xz-utils
+        newest=$(apt-cache pkgnames linux-source- 2>/dev/null | grep -x 'linux-source-[0-9.]*' | sort -V | tail -n 1 || true)
+        offer '/usr/src/linux-source-*.tar.xz' "${newest:-linux-source}"
+    fi
 fi
 
 if [ ! -e /dev/fuse ] && [ "$(id -u)" -eq 0 ]; then
