@@ -82,6 +82,23 @@ impl Ground<'_> {
         Ok(())
     }
 
+    /// Remembers what is on the disk now, for [`Ground::space`].
+    pub(crate) fn weigh(&mut self) -> Result<()> {
+        let occupied = self.target.occupied()?;
+        self.notes.insert("occupied", occupied as f64);
+        Ok(())
+    }
+
+    /// Notes the bytes of content for each byte on disk: `amount` has been written since [`Ground::weigh`].
+    pub(crate) fn space(&mut self, name: &'static str, amount: u64) -> Result<()> {
+        let more = self.target.occupied()? as f64 - self.notes["occupied"];
+        if more < amount as f64 / 100.0 {
+            return Err(Failure::Absent("space of deleted files came back meanwhile".into()));
+        }
+        self.figures.push((name, amount as f64 / more));
+        Ok(())
+    }
+
     /// Notes that `amount` took so many seconds.
     pub(crate) fn record_rate(&mut self, name: &'static str, amount: u64, seconds: f64) {
         let amount = match row(name).unit {

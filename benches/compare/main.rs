@@ -24,6 +24,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -168,12 +169,13 @@ fn measure(
     stage: &mut Stage,
     outcome: &mut Outcome,
 ) -> Result<()> {
-    let rounds = |workload: &Workload| workload.most_rounds.min(scale.rounds);
+    let rounds = |workload: &Workload| workload.rounds.number(scale.rounds);
     let steps = workloads.iter().map(|workload| workload.steps.len() * rounds(workload));
     let bar = ProgressBar::new((steps.sum::<usize>() * filesystems.len()) as u64);
     let style = ProgressStyle::with_template("{elapsed_precise} {wide_bar} {msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     for workload in workloads {
+        let begun = Instant::now();
         for round in 0..rounds(workload) {
             let mut run = Round::new(workload, round, filesystems, outcome);
             for at in 0..workload.steps.len() {
@@ -184,6 +186,7 @@ fn measure(
                 }
             }
         }
+        outcome.seconds.push((workload.name, begun.elapsed().as_secs_f64()));
     }
     bar.finish_and_clear();
     Ok(())

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{MountPoint, Snapshots, Target};
+use super::{MountPoint, Snapshots, Target, settled};
 use crate::failure::{Failure, Result};
 use crate::programs::{command, run};
 
@@ -82,12 +82,16 @@ impl Target for Amber {
         run(amberfs(&["mount"]).arg(&self.pool).arg(&self.mount.0)).map(drop)
     }
 
-    fn occupied(&self) -> Result<u64> {
-        let said = run(amberfs(&["pool", "status", "--json"]).arg(&self.pool))?;
-        let status: Option<serde_json::Value> = serde_json::from_str(&said).ok();
-        status
-            .and_then(|status| status["used_bytes"].as_u64())
-            .ok_or_else(|| Failure::Absent("the pool's status has no used_bytes".into()))
+    fn occupied(&mut self) -> Result<u64> {
+        // A pool that is closed and opened has everything in its place.
+        self.remount()?;
+        settled(|| {
+            let said = run(amberfs(&["pool", "status", "--json"]).arg(&self.pool))?;
+            let status: Option<serde_json::Value> = serde_json::from_str(&said).ok();
+            status
+                .and_then(|status| status["used_bytes"].as_u64())
+                .ok_or_else(|| Failure::Absent("the pool's status has no used_bytes".into()))
+        })
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {

@@ -32,7 +32,7 @@ impl Target for Host {
         Ok(())
     }
 
-    fn occupied(&self) -> Result<u64> {
+    fn occupied(&mut self) -> Result<u64> {
         blocks_below(&self.root)
     }
 }
@@ -73,7 +73,7 @@ impl Target for Bindfs {
         self.mount()
     }
 
-    fn occupied(&self) -> Result<u64> {
+    fn occupied(&mut self) -> Result<u64> {
         blocks_below(&self.behind)
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate, syncfs};
 
-use super::{MountPoint, Snapshots, Target, mount, needs};
+use super::{MountPoint, Snapshots, Target, mount, needs, settled};
 use crate::failure::{Failure, Result};
 use crate::programs::{command, run};
 use crate::sys;
@@ -79,8 +79,8 @@ impl Target for Xfs {
         self.mount()
     }
 
-    fn occupied(&self) -> Result<u64> {
-        in_use(&self.mount.0)
+    fn occupied(&mut self) -> Result<u64> {
+        settled(|| in_use(&self.mount.0))
     }
 }
 
@@ -142,8 +142,9 @@ impl Target for Btrfs {
         self.mount()
     }
 
-    fn occupied(&self) -> Result<u64> {
-        in_use(&self.mount.0)
+    fn occupied(&mut self) -> Result<u64> {
+        run(command("btrfs", &["subvolume", "sync"]).arg(&self.mount.0))?;
+        settled(|| in_use(&self.mount.0))
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {

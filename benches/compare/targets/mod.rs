@@ -29,8 +29,9 @@ pub(crate) trait Target {
     fn root(&self) -> PathBuf;
     /// Takes the filesystem down and puts it up again, so that it has nothing in its own caches.
     fn remount(&mut self) -> Result<()>;
-    /// Returns the bytes that its content occupies on the disk, with its own overhead.
-    fn occupied(&self) -> Result<u64>;
+    /// Returns the bytes that its content occupies on the disk, with its own overhead, when everything
+    /// is written and what was deleted is free.
+    fn occupied(&mut self) -> Result<u64>;
     /// Returns its snapshots, if it can make any.
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         None
@@ -92,6 +93,20 @@ fn needs(programs: &[&str]) -> Result<()> {
         Some(program) => Err(Failure::Absent(format!("{program} is not installed"))),
         None => Ok(()),
     }
+}
+
+/// Asks again until what was deleted is free: while `figure` falls, for a while.
+fn settled(mut figure: impl FnMut() -> Result<u64>) -> Result<u64> {
+    let mut last = figure()?;
+    for _ in 0..50 {
+        thread::sleep(Duration::from_millis(200));
+        let now = figure()?;
+        if now >= last {
+            return Ok(now);
+        }
+        last = now;
+    }
+    Ok(last)
 }
 
 /// A place where something may be mounted, and is not any more after `drop`.

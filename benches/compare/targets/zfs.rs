@@ -1,14 +1,13 @@
 //! ZFS in user space: zfs-fuse, with a pool on a file of the host's.
 
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use std::os::unix::process::CommandExt;
-
-use super::{MountPoint, Snapshots, Target, needs};
+use super::{MountPoint, Snapshots, Target, needs, settled};
 use crate::failure::{Failure, Result};
 use crate::programs::{command, run};
 
@@ -108,11 +107,13 @@ impl Target for Zfs {
         run(command("zpool", &["import", "-d"]).arg(&self.dir).arg(&self.pool)).map(drop)
     }
 
-    fn occupied(&self) -> Result<u64> {
-        // Counted when a group of transactions has been written, which happens every few seconds.
-        thread::sleep(Duration::from_secs(6));
-        let said = self.zfs(&["get", "-Hp", "-o", "value", "used"], "")?;
-        said.trim().parse().map_err(|_| Failure::Absent("zfs says no size".into()))
+    fn occupied(&mut self) -> Result<u64> {
+        // It counts what has been written, and an export writes everything.
+        self.remount()?;
+        settled(|| {
+            let said = self.zfs(&["get", "-Hp", "-o", "value", "used"], "")?;
+            said.trim().parse().map_err(|_| Failure::Absent("zfs says no size".into()))
+        })
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
@@ -136,12 +137,20 @@ impl Snapshots for Zfs {
 
     fn copy(&self, name: &str, copy: &str) -> Result<()> {
         let from = format!("{}@{name}", self.pool);
-        // Not mounted, as the others' copies are not.
-        self.zfs(&["clone", "-o", "canmount=noauto", &from], &format!("/{copy}")).map(drop)
+        self.zfs(&["clone", &from], &format!("/{copy}")).map(drop)
     }
 
     fn discard(&self, copy: &str) -> Result<()> {
-        self.zfs(&["destroy"], &format!("/{copy}")).map(drop)
+        // Copies are mounted at once, and busy for a moment after it.
+        let mut outcome = Ok(String::new());
+        for _ in 0..50 {
+            outcome = self.zfs(&["destroy", "-f"], &format!("/{copy}"));
+            if outcome.is_ok() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        outcome.map(drop)
     }
 
     fn restore(&self, name: &str) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::Workload;
+use super::{Rounds, Workload};
 use crate::failure::{Failure, Result};
 use crate::ground::Ground;
 use crate::programs::{command, installed, measured, run};
@@ -11,7 +11,7 @@ use crate::stage::postgres::Server;
 /// Single inserts, each a transaction that is durable when it returns.
 pub(super) const SQLITE: Workload = Workload {
     name: "sqlite",
-    most_rounds: usize::MAX,
+    rounds: Rounds::ThreeForOne,
     needs_snapshots: false,
     steps: &[
         |ground| insert(ground, "sqlite-wal", "WAL"),
@@ -50,7 +50,7 @@ fn insert(ground: &mut Ground<'_>, name: &'static str, mode: &str) -> Result<()>
 /// The default mix of pgbench with two clients, on a cluster that was made once and is copied here.
 pub(super) const POSTGRES: Workload = Workload {
     name: "pgbench",
-    most_rounds: 2,
+    rounds: Rounds::AtMostTwo,
     needs_snapshots: false,
     steps: &[|ground| {
         let template = ground.stage.cluster(ground.scale)?;

@@ -1,6 +1,6 @@
 //! One large file: sequential and random, cold and warm, fresh and after snapshots and overwriting.
 
-use super::Workload;
+use super::{Rounds, Workload};
 use crate::drivers::{
     BLOCK, Durable, Random, append, random_blocks, read_random, read_random_by, read_whole,
     write_blocks, write_whole,
@@ -11,12 +11,11 @@ use crate::ground::Ground;
 /// Writing and reading from beginning to end, and the space that it takes.
 pub(super) const SEQUENTIAL: Workload = Workload {
     name: "sequential",
-    most_rounds: usize::MAX,
+    rounds: Rounds::All,
     needs_snapshots: false,
     steps: &[
         |ground| {
-            let before = ground.target.occupied()?;
-            ground.notes.insert("occupied", before as f64);
+            ground.weigh()?;
             let bytes = ground.scale.file_bytes;
             let path = ground.path("large");
             ground.rate("seqwrite", bytes, |_| write_whole(&path, bytes))
@@ -30,9 +29,8 @@ pub(super) const SEQUENTIAL: Workload = Workload {
             read_sequentially(ground, "seqread-warm")
         },
         |ground| {
-            let more = ground.target.occupied()? as f64 - ground.notes["occupied"];
-            ground.figures.push(("space-large", ground.scale.file_bytes as f64 / more.max(1.0)));
-            Ok(())
+            let bytes = ground.scale.file_bytes;
+            ground.space("space-large", bytes)
         },
     ],
 };
@@ -40,7 +38,7 @@ pub(super) const SEQUENTIAL: Workload = Workload {
 /// Blocks of 4 KiB in random order.
 pub(super) const RANDOM: Workload = Workload {
     name: "random",
-    most_rounds: usize::MAX,
+    rounds: Rounds::All,
     needs_snapshots: false,
     steps: &[
         |ground| write_whole(&ground.path("large"), ground.scale.file_bytes),
@@ -50,15 +48,6 @@ pub(super) const RANDOM: Workload = Workload {
         |ground| {
             let writes = ground.scale.writes;
             overwrite(ground, "randwrite-fsync-end", writes, Durable::AtEnd)
-        },
-        |ground| {
-            let writes = ground.scale.synced_writes;
-            overwrite(ground, "randwrite-fsync-each", writes, Durable::Each)
-        },
-        |ground| {
-            let writes = ground.scale.synced_writes;
-            let path = ground.path("log");
-            ground.rate("append-fsync", writes, |_| append(&path, writes))
         },
         |ground| {
             let writes = ground.scale.direct_writes;
@@ -75,11 +64,33 @@ pub(super) const RANDOM: Workload = Workload {
     ],
 };
 
+/// Writes that are each durable before the next.
+pub(super) const SYNCED: Workload = Workload {
+    name: "synced",
+    rounds: Rounds::ThreeForOne,
+    needs_snapshots: false,
+    steps: &[
+        |ground| write_whole(&ground.path("large"), ground.scale.dirty_bytes),
+        |ground| {
+            let writes = ground.scale.synced_writes;
+            let (path, bytes) = (ground.path("large"), ground.scale.dirty_bytes);
+            ground.rate("randwrite-fsync-each", writes, |_| {
+                write_blocks(&path, random_blocks(1, writes, bytes), Durable::Each)
+            })
+        },
+        |ground| {
+            let writes = ground.scale.synced_writes;
+            let path = ground.path("log");
+            ground.rate("append-fsync", writes, |_| append(&path, writes))
+        },
+    ],
+};
+
 /// The reads again, when ten snapshots have been made and every block has been overwritten, in random
 /// order, since the first.
 pub(super) const AGED: Workload = Workload {
     name: "aged",
-    most_rounds: usize::MAX,
+    rounds: Rounds::All,
     needs_snapshots: false,
     steps: &[
         |ground| write_whole(&ground.path("large"), ground.scale.file_bytes),

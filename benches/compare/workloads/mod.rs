@@ -15,12 +15,34 @@ use crate::ground::Ground;
 /// A step of a workload on one target.
 pub(crate) type Step = fn(&mut Ground<'_>) -> Result<()>;
 
+/// How often a workload is run, in terms of the rounds that are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rounds {
+    /// As often as is asked for.
+    All,
+    /// What takes long.
+    AtMostTwo,
+    /// What is bound by flushes of the disk, whose time changes from one second to the next.
+    ThreeForOne,
+}
+
+impl Rounds {
+    /// Returns their number, when `asked` are asked for.
+    pub(crate) fn number(self, asked: usize) -> usize {
+        match self {
+            Rounds::All => asked,
+            Rounds::AtMostTwo => asked.min(2),
+            Rounds::ThreeForOne => asked * 3,
+        }
+    }
+}
+
 /// A workload: it finds an empty filesystem, and leaves what it made there.
 pub(crate) struct Workload {
     /// What `--only` calls it.
     pub name: &'static str,
-    /// Most rounds, for what takes long.
-    pub most_rounds: usize,
+    /// How often it is run.
+    pub rounds: Rounds,
     /// Filesystems without snapshots have no part in it.
     pub needs_snapshots: bool,
     /// Its steps, in order. When one fails the rest are left out on that target.
@@ -28,9 +50,10 @@ pub(crate) struct Workload {
 }
 
 /// All workloads, in the order of their rows.
-pub(crate) const WORKLOADS: [Workload; 9] = [
+pub(crate) const WORKLOADS: [Workload; 10] = [
     large::SEQUENTIAL,
     large::RANDOM,
+    large::SYNCED,
     large::AGED,
     small::SMALL,
     tree::TREE,

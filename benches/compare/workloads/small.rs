@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::Workload;
+use super::{Rounds, Workload};
 use crate::drivers::Random;
 use crate::failure::{Failure, Result};
 use crate::ground::Ground;
@@ -16,24 +16,23 @@ const IN_DIRECTORY: u64 = 1000;
 /// everything is on disk.
 pub(super) const SMALL: Workload = Workload {
     name: "small",
-    most_rounds: usize::MAX,
+    rounds: Rounds::All,
     needs_snapshots: false,
     steps: &[
         |ground| {
-            let before = ground.target.occupied()?;
-            ground.notes.insert("occupied", before as f64);
+            ground.weigh()?;
             let (root, count, bytes) = all(ground);
             ground.rate("small-create", count, |_| create(&root, count, bytes))
         },
         |ground| {
             ground.cool()?;
-            let more = ground.target.occupied()? as f64 - ground.notes["occupied"];
-            let (_, count, bytes) = all(ground);
-            ground.figures.push(("space-small", (count * bytes) as f64 / more.max(1.0)));
-            ground.cool()?;
             stat(ground, "small-stat-cold")
         },
         |ground| stat(ground, "small-stat-warm"),
+        |ground| {
+            let (_, count, bytes) = all(ground);
+            ground.space("space-small", count * bytes)
+        },
         |ground| {
             list(&all(ground).0)?;
             let (root, count, _) = all(ground);

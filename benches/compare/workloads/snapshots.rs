@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::{Workload, small};
+use super::{Rounds, Workload, small};
 use crate::drivers::{BLOCK, Durable, random_blocks, write_blocks, write_whole};
 use crate::failure::{Failure, Result};
 use crate::ground::Ground;
@@ -18,7 +18,7 @@ const FEW: usize = 3;
 /// From making the first to making one beside thousands.
 pub(super) const SNAPSHOTS: Workload = Workload {
     name: "snapshots",
-    most_rounds: 2,
+    rounds: Rounds::AtMostTwo,
     needs_snapshots: true,
     steps: &[
         |ground| {
@@ -112,16 +112,10 @@ fn overwrite_after(ground: &mut Ground<'_>) -> Result<()> {
 
 fn copy(ground: &mut Ground<'_>) -> Result<()> {
     ground.snapshots()?.create("origin")?;
-    let outcome = operation(ground, "snap-clone", |ground, number| {
+    operation(ground, "snap-clone", |ground, number| {
         ground.snapshots()?.copy("origin", &format!("copy-{number}"))
-    });
-    // What can't be done is no reason to leave out what follows.
-    if outcome.is_ok() {
-        for number in 0..TIMES {
-            ground.snapshots()?.discard(&format!("copy-{number}"))?;
-        }
-    }
-    outcome
+    })?;
+    (0..TIMES).try_for_each(|number| ground.snapshots()?.discard(&format!("copy-{number}")))
 }
 
 fn restore(ground: &mut Ground<'_>) -> Result<()> {

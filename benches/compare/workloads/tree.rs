@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
-use super::Workload;
+use super::{Rounds, Workload};
 use crate::drivers::read_whole;
 use crate::failure::Result;
 use crate::ground::Ground;
@@ -13,7 +13,7 @@ use crate::programs::{command, measured};
 /// The archive is in memory when it is unpacked. `tree-unpack-sync` counts until all of it is durable.
 pub(super) const TREE: Workload = Workload {
     name: "tree",
-    most_rounds: 2,
+    rounds: Rounds::AtMostTwo,
     needs_snapshots: false,
     steps: &[
         |ground| {
@@ -68,7 +68,7 @@ const LOOKS: u64 = 5;
 /// The repository that is cloned is on the host filesystem, in memory.
 pub(super) const GIT: Workload = Workload {
     name: "git",
-    most_rounds: usize::MAX,
+    rounds: Rounds::All,
     needs_snapshots: false,
     steps: &[
         |ground| {
