@@ -159,10 +159,8 @@ pub(crate) fn read_random_by(jobs: u64, path: &Path, bytes: u64, count: u64) -> 
     std::thread::scope(|scope| {
         let job = |seed| scope.spawn(move || read_random(path, bytes, count / jobs, seed));
         let running: Vec<_> = (1..=jobs).map(job).collect();
-        let joined = running.into_iter().map(|thread| thread.join());
-        joined
-            .map(|outcome| outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
+        let unwind = |panic| std::panic::resume_unwind(panic);
+        running.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(unwind))
     })
 }
 
