@@ -24,7 +24,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -104,7 +104,10 @@ fn compare(options: &Options, outcome: &mut Outcome) -> Result<()> {
     }
     programs::watch_signals().map_err(Failure::io("wait for", Path::new("signals")))?;
     let mut scale = if options.quick { Scale::quick() } else { Scale::full() };
-    scale.rounds = options.rounds.map_or(scale.rounds, usize::from);
+    if let Some(rounds) = options.rounds {
+        scale.rounds = rounds.into();
+        scale.budget = Duration::MAX;
+    }
     let parent = options.dir.clone().unwrap_or_else(std::env::temp_dir);
     let place = tempfile::Builder::new().prefix("amberfs-bench.").tempdir_in(&parent);
     let place = place.map_err(Failure::io("make a directory in", &parent))?;
@@ -161,7 +164,8 @@ fn set_up(
     Ok(made)
 }
 
-/// Runs the workloads, on all filesystems in turn.
+/// Runs the workloads, on all filesystems in turn, round by round, so that a round that there is no time
+/// for takes as little from one workload as from another.
 fn measure(
     workloads: &[&Workload],
     filesystems: &mut Filesystems,
@@ -169,24 +173,36 @@ fn measure(
     stage: &mut Stage,
     outcome: &mut Outcome,
 ) -> Result<()> {
-    let rounds = |workload: &Workload| workload.rounds.number(scale.rounds);
-    let steps = workloads.iter().map(|workload| workload.steps.len() * rounds(workload));
-    let bar = ProgressBar::new((steps.sum::<usize>() * filesystems.len()) as u64);
+    let count = |workload: &&Workload| {
+        let rounds: usize = (0..scale.rounds).map(|asked| workload.rounds.of(asked).len()).sum();
+        rounds * workload.steps.len() * filesystems.len()
+    };
+    let bar = ProgressBar::new(workloads.iter().map(count).sum::<usize>() as u64);
     let style = ProgressStyle::with_template("{elapsed_precise} {wide_bar} {msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    for workload in workloads {
-        let begun = Instant::now();
-        for round in 0..rounds(workload) {
-            let mut run = Round::new(workload, round, filesystems, outcome);
-            for at in 0..workload.steps.len() {
-                for (index, target) in filesystems.iter_mut().enumerate() {
-                    bar.set_message(format!("{} on {}", workload.name, target.name()));
-                    run.step(at, index, target.as_mut(), (scale, stage), outcome)?;
-                    bar.inc(1);
+    let begun = Instant::now();
+    for asked in 0..scale.rounds {
+        for workload in workloads {
+            for round in workload.rounds.of(asked) {
+                let last = outcome.seconds.get(workload.name).and_then(|times| times.last());
+                let ends = begun.elapsed().as_secs_f64() + last.copied().unwrap_or_default();
+                if round > 0 && ends > scale.budget.as_secs_f64() {
+                    outcome.skipped.push(format!("{}: no time for round {round}", workload.name));
+                    continue;
                 }
+                let begun = Instant::now();
+                let mut run = Round::new(workload, round, filesystems, outcome);
+                for at in 0..workload.steps.len() {
+                    for (index, target) in filesystems.iter_mut().enumerate() {
+                        bar.set_message(format!("{} on {}", workload.name, target.name()));
+                        run.step(at, index, target.as_mut(), (scale, stage), outcome)?;
+                        bar.inc(1);
+                    }
+                }
+                let times = outcome.seconds.entry(workload.name).or_default();
+                times.push(begun.elapsed().as_secs_f64());
             }
         }
-        outcome.seconds.push((workload.name, begun.elapsed().as_secs_f64()));
     }
     bar.finish_and_clear();
     Ok(())

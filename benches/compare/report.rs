@@ -18,8 +18,8 @@ pub(crate) struct Outcome {
     pub figures: Figures,
     /// The targets that were there, in the order of the columns.
     pub targets: Vec<&'static str>,
-    /// The seconds that each workload took, in all rounds and with its preparations.
-    pub seconds: Vec<(&'static str, f64)>,
+    /// The seconds that each round of a workload took, with its preparations.
+    pub seconds: BTreeMap<&'static str, Vec<f64>>,
     /// What is missing, and why.
     pub skipped: Vec<String>,
     /// What went wrong.
@@ -120,7 +120,7 @@ pub(crate) fn to_json(outcome: &Outcome, scale: &Scale, rounds: usize) -> String
         "rounds": rounds,
         "scale": format!("{scale:?}"),
         "targets": outcome.targets,
-        "seconds": outcome.seconds.iter().map(|(name, time)| (*name, *time)).collect::<BTreeMap<_, _>>(),
+        "seconds": outcome.seconds,
         "rows": rows,
         "skipped": outcome.skipped,
         "failed": outcome.failed,

@@ -11,6 +11,8 @@ const GIB: u64 = 1 << 30;
 pub(crate) struct Scale {
     /// Times that every target runs a workload, unless the workload is a long one.
     pub rounds: usize,
+    /// Rounds after the first are left out when they would not end within this time.
+    pub budget: Duration,
     /// The file systems on loop devices get images of this size.
     pub image_bytes: u64,
     /// The large file, a multiple of a MiB.
@@ -52,20 +54,21 @@ impl Scale {
     pub(crate) fn full() -> Scale {
         Scale {
             rounds: 3,
+            budget: Duration::from_secs(26 * 60),
             image_bytes: 10 * GIB,
-            file_bytes: GIB,
-            writes: 65_536,
+            file_bytes: 512 * MIB,
+            writes: 32_768,
             direct_writes: 4096,
-            synced_writes: 300,
+            synced_writes: 200,
             cold_reads: 4096,
             warm_reads: 200_000,
             small_files: 50_000,
             small_bytes: KIB,
-            tree_files: 20_000,
+            tree_files: 10_000,
             linux: true,
-            transactions: 500,
+            transactions: 300,
             pgbench_scale: 20,
-            pgbench_seconds: 15,
+            pgbench_seconds: 10,
             dirty_bytes: 100 * MIB,
             snapshot_files: 100_000,
             many_snapshots: 1000,
@@ -78,6 +81,7 @@ impl Scale {
     pub(crate) fn quick() -> Scale {
         Scale {
             rounds: 1,
+            budget: Duration::from_secs(130),
             image_bytes: 3 * GIB,
             file_bytes: 128 * MIB,
             writes: 8192,

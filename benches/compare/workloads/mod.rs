@@ -7,6 +7,8 @@ mod small;
 mod snapshots;
 mod tree;
 
+use std::ops::Range;
+
 pub(crate) use tree::git;
 
 use crate::failure::Result;
@@ -27,12 +29,12 @@ pub(crate) enum Rounds {
 }
 
 impl Rounds {
-    /// Returns their number, when `asked` are asked for.
-    pub(crate) fn number(self, asked: usize) -> usize {
+    /// Returns the numbers of the rounds that stand for the one `asked` for.
+    pub(crate) fn of(self, asked: usize) -> Range<usize> {
         match self {
-            Rounds::All => asked,
-            Rounds::AtMostTwo => asked.min(2),
-            Rounds::ThreeForOne => asked * 3,
+            Rounds::AtMostTwo if asked >= 2 => asked..asked,
+            Rounds::All | Rounds::AtMostTwo => asked..asked + 1,
+            Rounds::ThreeForOne => 3 * asked..3 * asked + 3,
         }
     }
 }

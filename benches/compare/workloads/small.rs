@@ -16,7 +16,7 @@ const IN_DIRECTORY: u64 = 1000;
 /// everything is on disk.
 pub(super) const SMALL: Workload = Workload {
     name: "small",
-    rounds: Rounds::All,
+    rounds: Rounds::AtMostTwo,
     needs_snapshots: false,
     steps: &[
         |ground| {
