@@ -127,26 +127,36 @@ impl<'a> Reader<'a> {
 
     /// Returns the entry with the largest key that is at most `key`.
     pub fn last_at_or_before(&self, key: Key) -> Result<Option<(Key, Vec<u8>)>, Error> {
-        self.last_in(&self.tree.root, self.tree.level, None, key)
+        self.with_last(key, &mut |key, value| (key, value.to_vec()))
     }
 
-    fn last_in(
+    /// As [`Reader::last_at_or_before`]: calls `f` with the entry and returns its answer.
+    pub fn with_last<R>(
+        &self,
+        key: Key,
+        f: &mut dyn FnMut(Key, &[u8]) -> R,
+    ) -> Result<Option<R>, Error> {
+        self.last_in(&self.tree.root, self.tree.level, None, key, f)
+    }
+
+    fn last_in<R>(
         &self,
         child: &Child,
         level: u8,
         bounds: Bounds,
         key: Key,
-    ) -> Result<Option<(Key, Vec<u8>)>, Error> {
+        f: &mut dyn FnMut(Key, &[u8]) -> R,
+    ) -> Result<Option<R>, Error> {
         let node = load_within(child, level, bounds, self.store)?;
         match &node.body {
             Body::Leaf(leaf) => {
                 let behind = leaf.search(key).map_or_else(|at| at, |at| at + 1);
-                Ok(behind.checked_sub(1).map(|at| (leaf.key(at), leaf.value(at).to_vec())))
+                Ok(behind.checked_sub(1).map(|at| f(leaf.key(at), leaf.value(at))))
             }
             Body::Internal(internal) => {
                 for at in (0..=internal.child_for(key)).rev() {
                     let below = below(internal, at, bounds);
-                    let found = self.last_in(&internal.children[at], level - 1, below, key)?;
+                    let found = self.last_in(&internal.children[at], level - 1, below, key, f)?;
                     if found.is_some() {
                         return Ok(found);
                     }

@@ -108,7 +108,8 @@ impl Extent {
             return Err(d.error("reserved"));
         }
         let count = if kind == ExtentKind::Written { len_blocks } else { 0 };
-        let checksums = (0..count).map(|_| d.u32("checksum")).collect::<Result<_, _>>()?;
+        let (sums, _) = d.take(count as usize * 4, "checksum")?.as_chunks::<4>();
+        let checksums = sums.iter().map(|sum| u32::from_le_bytes(*sum)).collect();
         Ok(Extent { addr, birth, len_blocks, kind, checksums })
     }
 }

@@ -175,14 +175,11 @@ impl Apply<'_> {
     fn predecessor(&self, ino: InodeNo, block: u64) -> Result<Option<(u64, Extent)>, Error> {
         let Some(before) = block.checked_sub(1) else { return Ok(None) };
         let reader = Reader::new(&self.root.tree, self.store);
-        let mut found = None;
-        // The extent that ends at `block` begins at most a longest extent before it.
-        let from = block.saturating_sub(u64::from(MAX_EXTENT_BLOCKS));
-        reader.range(extent_key(ino, from), extent_key(ino, before), &mut |key, value| {
-            found = Some((key.sub(), value.to_vec()));
-            ControlFlow::Continue(())
+        let found = reader.with_last(extent_key(ino, before), &mut |key, value| {
+            let extent = is_extent_of(key, ino).then(|| Extent::decode(value).ok()).flatten();
+            extent.map(|extent| (key.sub(), extent))
         })?;
-        Ok(found.and_then(|(at, value)| Some((at, Extent::decode(&value).ok()?))))
+        Ok(found.flatten())
     }
 
     fn overlapping(&self, ino: InodeNo, from: u64, to: u64) -> Result<Vec<(u64, Extent)>, Error> {
@@ -203,6 +200,10 @@ impl Apply<'_> {
 
 fn extent_key(ino: InodeNo, block: u64) -> Key {
     Key::inode(ino, KeyKind::Extent, block.min(MAX_SUB))
+}
+
+fn is_extent_of(key: Key, ino: InodeNo) -> bool {
+    key.id() == ino.0 && key.is(KeyKind::Extent)
 }
 
 fn continues(before: &Extent, start: u64, extent: &Extent, block: u64) -> bool {
@@ -227,12 +228,15 @@ pub(super) fn for_each_extent(
     if from >= to {
         return Ok(());
     }
-    // An extent that overlaps `from` begins at most a longest extent before it.
-    let first = from.saturating_sub(u64::from(MAX_EXTENT_BLOCKS) - 1);
+    // Extents don't overlap (E1), so of those that begin before `from` the last one alone may reach it.
+    let before = reader.with_last(extent_key(ino, from), &mut |key, _| key)?;
+    let first = before.filter(|key| is_extent_of(*key, ino)).unwrap_or(extent_key(ino, from));
     let mut behind = 0;
     let mut bad = None;
-    reader.range(extent_key(ino, first), extent_key(ino, to - 1), &mut |key, value| {
-        match Extent::decode(value) {
+    reader.range(
+        first,
+        extent_key(ino, to - 1),
+        &mut |key, value| match Extent::decode(value) {
             Ok(_) if key.sub() < behind => {
                 bad = Some(format!("extents of inode {ino} overlap at its block {}", key.sub()));
                 ControlFlow::Break(())
@@ -245,8 +249,8 @@ pub(super) fn for_each_extent(
                 bad = Some(format!("inode {ino}, block {}: {error}", key.sub()));
                 ControlFlow::Break(())
             }
-        }
-    })?;
+        },
+    )?;
     bad.map_or(Ok(()), |why| Err(Error::Malformed(why)))
 }
 
