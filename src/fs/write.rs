@@ -91,7 +91,8 @@ impl Filesystem {
         } else {
             whole.resize(padded, 0);
             let last = first + (padded / BLOCK_SIZE) as u64 - 1;
-            for edge in [first, last] {
+            let edges = if first == last { &[first][..] } else { &[first, last] };
+            for edge in edges.iter().copied() {
                 // Bytes behind the end of the file are zero, so a block behind it need not be read.
                 if edge * BLOCK < inode.size {
                     let at = ((edge - first) * BLOCK) as usize;
