@@ -35,6 +35,7 @@ mod memory;
 mod pool_dir;
 mod recording;
 mod reserve;
+mod waiting;
 
 use std::fmt::Debug;
 use std::io;
@@ -47,6 +48,7 @@ pub use file::{DeviceError, FileDevice};
 pub use memory::MemoryDevice;
 pub use pool_dir::{PoolDir, PoolDirError};
 pub use recording::{DeviceOp, Recorder};
+pub use waiting::before_waiting;
 
 /// One byte-addressed device; the module head states its contract.
 ///

@@ -273,6 +273,20 @@ fn decode_groups(extensions: &[u8]) -> Result<Vec<u32>, Malformed> {
 }
 
 impl<'a> Operation<'a> {
+    /// Whether it makes a file or a directory durable.
+    pub(crate) fn is_fsync(&self) -> bool {
+        matches!(self, Operation::Fsync { .. } | Operation::FsyncDir { .. })
+    }
+
+    /// Bytes of files that it carries, here or in its reply.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        match self {
+            Operation::Read { size, .. } => *size as usize,
+            Operation::Write { data, .. } => data.len(),
+            _ => 0,
+        }
+    }
+
     fn decode(header: &Header, mut c: Cursor<'a>) -> Result<Self, Malformed> {
         Ok(match header.opcode {
             opcode::LOOKUP => Operation::Lookup { name: c.string()? },

@@ -7,6 +7,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 /// A connection to the kernel's FUSE driver.
@@ -49,6 +50,12 @@ impl Device {
                 Err(errno) => return Err(errno.into()),
             }
         }
+    }
+
+    /// Whether a request waits to be received.
+    pub(crate) fn has_more(&self) -> bool {
+        let mut polled = [PollFd::new(&self.fd, PollFlags::IN)];
+        rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
     /// Sends a reply or a notification, whole.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::abi::MAX_PAYLOAD_BYTES;
 use super::credentials::Credentials;
+use super::crew::Crew;
 use super::decode::{Header, Operation, Request};
 use super::device::Device;
 use super::encode::Out;
@@ -25,6 +26,7 @@ use crate::fs::{Caller, Entry, Error, Filesystem, Handle, NodeId};
 pub(crate) struct Context {
     pub(crate) fs: Arc<Filesystem>,
     pub(crate) device: Arc<Device>,
+    pub(crate) crew: Arc<Crew>,
     pub(crate) notifier: Notifier,
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) room: Room,

@@ -1,7 +1,7 @@
 //! The kernel adapter: reads requests from `/dev/fuse`, calls the file system, replies.
 //!
 //! fuser mounts and completes the INIT handshake ([`handshake`]); from then on the descriptor is
-//! served here. A request is read by a [`worker`], decoded ([`decode`]), carried out
+//! served here. A request is read by a [`worker`] whose turn it is ([`crew`]), decoded ([`decode`]), carried out
 //! ([`dispatch`], [`names`], [`files`]) and answered ([`encode`], [`reply`]). What may wait long is
 //! put into a [`lane`]. What the kernel may cache is in [`policy`]; what it is told when that
 //! changes, in [`notify`]; what happens to requests that a dead daemon had, in [`resent`]; how a full volume is told, in [`room`]; how its dirty pages are brought in before a snapshot, in [`flush`].
@@ -20,6 +20,7 @@
 mod abi;
 mod backing;
 mod credentials;
+mod crew;
 mod cursor;
 mod decode;
 mod device;
@@ -35,6 +36,7 @@ mod lane;
 mod mount;
 mod names;
 mod notify;
+mod patience;
 mod policy;
 mod privileges;
 mod refuse;

@@ -347,6 +347,7 @@ impl Mount {
         let context = Arc::new(Context {
             fs,
             device,
+            crew: Arc::default(),
             notifier,
             flusher,
             room: Room::default(),

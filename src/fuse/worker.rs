@@ -15,15 +15,19 @@ use super::abi::{IN_HEADER_BYTES, MAX_PAYLOAD_BYTES};
 use super::decode::{Header, Request};
 use super::device::Received;
 use super::dispatch::{Context, Scratch};
-use super::lane::{Job, Lanes};
+use super::lane::{Job, Lane, Lanes};
+use super::patience::Patience;
 use super::reply::Reply;
 use super::sys;
+use crate::device::before_waiting;
 
 /// Room for the largest request: its payload, and headers, names and extensions.
 const REQUEST_BYTES: usize = MAX_PAYLOAD_BYTES + (64 << 10);
 /// Where a WRITE's payload begins: behind `fuse_in_header` and `fuse_write_in`.
 const WRITE_PAYLOAD_AT: usize = IN_HEADER_BYTES + 40;
 const PAGE: usize = 4096;
+/// What takes so long to copy and to verify that another worker is better called to the next request.
+const LARGE_BYTES: usize = 32 << 10;
 
 /// A buffer that lies such that byte `aligned_at` begins a page, with every page of it in memory.
 #[derive(Debug)]
@@ -55,15 +59,30 @@ pub(crate) fn serve(context: &Context, lanes: &Lanes) {
     }
     let mut buffer = PageBuffer::new(REQUEST_BYTES, WRITE_PAYLOAD_AT);
     let mut scratch = Scratch::new();
+    let crew = Arc::clone(&context.crew);
+    before_waiting(move || {
+        crew.call();
+    });
+    let mut patience = Patience::new();
     loop {
-        match context.device.receive(buffer.bytes()) {
+        context.crew.wait_for_turn();
+        patience.look(|| context.device.has_more());
+        let received = context.device.receive(buffer.bytes());
+        match received {
             Ok(Received::Request(len)) => {
+                context.crew.received();
+                patience.ends();
                 if let Some(bytes) = buffer.bytes().get(..len) {
                     take_on(context, lanes, bytes, &mut scratch);
                 }
             }
-            Ok(Received::End) => return,
+            Ok(Received::End) => {
+                context.crew.end();
+                return;
+            }
             Err(error) => {
+                context.crew.received();
+                context.crew.call();
                 tracing::error!(%error, "reading from /dev/fuse failed; this worker ends");
                 return;
             }
@@ -83,8 +102,17 @@ fn take_on(context: &Context, lanes: &Lanes, bytes: &[u8], scratch: &mut Scratch
     let reply = Reply::new(Arc::clone(&context.device), header.unique, header.wants_reply());
     match Request::decode_body(header, body, extensions) {
         Ok(request) => match context.lane_of(&request) {
+            // It waits for the disk, and for nothing else: a worker can do so while another one goes on.
+            Some(Lane::Sync) if request.operation.is_fsync() && context.crew.call() => {
+                carry_out(context, request, reply, scratch);
+            }
             Some(lane) => lanes.submit(lane, Job { bytes: bytes.to_vec(), reply }),
-            None => carry_out(context, request, reply, scratch),
+            None => {
+                if request.operation.payload_bytes() >= LARGE_BYTES && context.device.has_more() {
+                    context.crew.call();
+                }
+                carry_out(context, request, reply, scratch);
+            }
         },
         Err(error) => {
             tracing::error!(%error, opcode = header.opcode, "a request that cannot be decoded");

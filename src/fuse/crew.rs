@@ -1,0 +1,196 @@
+//! Whose turn it is to read requests.
+//!
+//! The kernel gives a request to the reader that has waited longest. Were all workers to read, they would take
+//! turns, most of them on another processor than the caller, and a round trip between two processors takes ten
+//! times as long as one on the same. So one worker reads, the *receiver*; the others are parked. After a
+//! request it reads the next one itself, unless somebody else is called:
+//!
+//! - when another request waits already, and this one is large;
+//! - before it waits for the disk, and before anything else that is known to last;
+//! - when a parked worker, which looks every [`TICK`], finds that no request was taken since its last look,
+//!   and that nobody reads.
+//!
+//! Parked workers look while requests come, and for a while after the last one; then they sleep until the next.
+//!
+//! Invariant 1: whenever a worker is parked, another one reads, or is called, or is looked after.
+//!
+//! Lock order: the lock is held for no call out of this module.
+
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+/// How long a request may keep the receiver from reading before another worker takes its place.
+const TICK: Duration = Duration::from_millis(5);
+/// Looks without a request after which a parked worker sleeps.
+const IDLE_TICKS: u32 = 50;
+
+#[derive(Debug, Default)]
+struct State {
+    receiving: bool,
+    /// A parked worker is to take the turn.
+    called: bool,
+    parked: usize,
+    asleep: usize,
+    /// Requests that were received.
+    taken: u64,
+    ended: bool,
+}
+
+/// The workers of one mount.
+#[derive(Debug, Default)]
+pub(crate) struct Crew {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Crew {
+    /// Waits for the turn to receive.
+    pub(crate) fn wait_for_turn(&self) {
+        let mut state = self.state.lock();
+        let (mut stuck, mut idle_ticks) = (true, 0);
+        while !state.ended && (state.receiving || !(state.called || stuck)) {
+            let taken = state.taken;
+            state.parked += 1;
+            if idle_ticks < IDLE_TICKS {
+                let timed_out = self.changed.wait_for(&mut state, TICK).timed_out();
+                stuck = timed_out && state.taken == taken;
+                idle_ticks += 1;
+            } else {
+                state.asleep += 1;
+                self.changed.wait(&mut state);
+                state.asleep -= 1;
+                stuck = false;
+            }
+            state.parked -= 1;
+            if state.taken != taken {
+                idle_ticks = 0;
+            }
+        }
+        state.called = false;
+        state.receiving = true;
+    }
+
+    /// The receiver has a request now.
+    pub(crate) fn received(&self) {
+        let mut state = self.state.lock();
+        state.receiving = false;
+        state.taken += 1;
+        if state.asleep > 0 {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Calls another worker to receive, if nobody does; false if there is none to call.
+    pub(crate) fn call(&self) -> bool {
+        let mut state = self.state.lock();
+        if !state.receiving && state.parked > 0 && !state.called {
+            state.called = true;
+            self.changed.notify_one();
+        }
+        state.receiving || state.called
+    }
+
+    /// Nothing more will come: everybody is to find out by receiving.
+    pub(crate) fn end(&self) {
+        self.state.lock().ended = true;
+        self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, mpsc};
+    use std::thread;
+
+    /// A second worker that says when it has the turn, and keeps it.
+    fn second(crew: &Arc<Crew>) -> mpsc::Receiver<()> {
+        let (turn, has_turn) = mpsc::channel();
+        let crew = Arc::clone(crew);
+        thread::spawn(move || {
+            crew.wait_for_turn();
+            turn.send(()).unwrap();
+        });
+        has_turn
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+    const SHORT: Duration = Duration::from_millis(50);
+
+    #[test]
+    fn a_worker_that_does_not_come_back_is_replaced() {
+        let crew = Arc::new(Crew::default());
+        crew.wait_for_turn();
+        let has_turn = second(&crew);
+        assert!(has_turn.recv_timeout(SHORT).is_err(), "somebody receives already");
+        crew.received();
+        has_turn.recv_timeout(LONG).expect("the first one lasts");
+    }
+
+    #[test]
+    fn a_worker_that_sleeps_is_replaced_for_too() {
+        let crew = Arc::new(Crew::default());
+        crew.wait_for_turn();
+        let has_turn = second(&crew);
+        while crew.state.lock().asleep == 0 {
+            thread::sleep(TICK);
+        }
+        crew.received();
+        has_turn.recv_timeout(LONG).expect("the first one lasts");
+    }
+
+    #[test]
+    fn whoever_is_called_takes_the_turn() {
+        let crew = Arc::new(Crew::default());
+        crew.wait_for_turn();
+        assert!(!crew.call() || crew.state.lock().receiving, "there is nobody to call");
+        let has_turn = second(&crew);
+        while crew.state.lock().parked == 0 {
+            thread::yield_now();
+        }
+        crew.received();
+        assert!(crew.call());
+        has_turn.recv_timeout(LONG).expect("it was called");
+        assert!(crew.call(), "somebody receives");
+    }
+
+    #[test]
+    fn a_worker_that_comes_back_keeps_the_turn() {
+        let crew = Arc::new(Crew::default());
+        crew.wait_for_turn();
+        let others = Arc::new(AtomicUsize::new(0));
+        for _ in 0..2 {
+            let (crew, others) = (Arc::clone(&crew), Arc::clone(&others));
+            thread::spawn(move || {
+                while !crew.state.lock().ended {
+                    crew.wait_for_turn();
+                    others.fetch_add(1, Ordering::Relaxed);
+                    crew.received();
+                }
+            });
+        }
+        let until = std::time::Instant::now() + SHORT;
+        let mut turns = 0;
+        while std::time::Instant::now() < until {
+            crew.received();
+            crew.wait_for_turn();
+            turns += 1;
+        }
+        // Only where this thread was kept from running for a whole tick.
+        let others = others.load(Ordering::Relaxed);
+        assert!(others < turns / 4, "{others} of the others, {turns} here");
+        crew.end();
+    }
+
+    #[test]
+    fn at_the_end_nobody_waits() {
+        let crew = Arc::new(Crew::default());
+        crew.wait_for_turn();
+        let (first, other) = (second(&crew), second(&crew));
+        crew.end();
+        first.recv_timeout(LONG).expect("it is told");
+        other.recv_timeout(LONG).expect("it is told");
+    }
+}
