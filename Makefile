@@ -9,6 +9,9 @@ DESTDIR ?=
 # than in `make test`, and how large the mounted runs are.
 CASES ?= 2000
 CRASHES ?= 20
+# So many times more runs of sixteen threads, and so many times more schedules of the engine under shuttle.
+STRESSES ?= 100
+SCHEDULES ?= 1
 # A flip of every byte of a pool, so many times more damaged ranges, and so many seconds for each fuzz body.
 FLIP_EVERY ?= 1
 DAMAGES ?= 20
@@ -26,7 +29,7 @@ CUTS ?= 500
 # --plot FILE.svg
 ARGS ?=
 
-.PHONY: help build demo test lint soak bench fuzz doc install uninstall clean setup setup-tests setup-bench
+.PHONY: help build demo test lint schedules soak bench fuzz doc install uninstall clean setup setup-tests setup-bench
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -56,10 +59,16 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 
+schedules: ## the engine under shuttle, which tries orders in which its threads can go on; SCHEDULES times as many
+	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/scripts/rustc-shuttle.sh AMBERFS_SCHEDULES=$(SCHEDULES) \
+		$(CARGO) test --locked --test shuttle
+
 soak: setup-tests ## longer: many more random cases, a large tree and thousands of snapshots, real programs
 	PROPTEST_CASES=$(CASES) AMBERFS_CRASH_RUNS=$(CRASHES) AMBERFS_FSX_OPERATIONS=$(FSX) AMBERFS_KILLS=$(KILLS) \
 		AMBERFS_SHARED_GIB=$(SHARED) AMBERFS_FLIP_EVERY=$(FLIP_EVERY) AMBERFS_DAMAGE_RUNS=$(DAMAGES) \
-		AMBERFS_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --release --locked --lib --tests
+		AMBERFS_FUZZ_SECONDS=$(FUZZ_SECONDS) AMBERFS_STRESS_RUNS=$(STRESSES) \
+		$(CARGO) test --release --locked --lib --tests
+	$(MAKE) schedules SCHEDULES=100
 	$(CARGO) build --release --locked --bins --example power_cut
 	scripts/soak.sh target/release/amberfs $(FILES) $(SNAPSHOTS)
 	LONG=1 scripts/programs.sh target/release/amberfs

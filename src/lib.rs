@@ -2,6 +2,8 @@
 //!
 //! The layers, lowest first; each imports only what stands above it in this list.
 
+pub mod threads;
+
 pub mod format;
 
 pub mod device;

@@ -20,10 +20,9 @@ mod node;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-
 use crate::device::BlockDevice;
 use crate::format::{BlockNo, DecodeError, Hash, NODE_SIZE, empty_page};
+use crate::threads::{Mutex, Planted, planted};
 use clock::Clock;
 pub use node::{Body, Child, Internal, Node};
 
@@ -153,7 +152,9 @@ impl NodeCache {
 
     /// Drops the node at `addr`, whose block gets another content.
     pub fn forget(&self, addr: BlockNo) {
-        self.shard(addr).lock().remove(addr);
+        if !planted(Planted::NothingForgotten) {
+            self.shard(addr).lock().remove(addr);
+        }
     }
 
     /// Drops every node: for tests and measurements of cold reads.

@@ -66,8 +66,6 @@ mod tests;
 
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
-
 pub use self::error::Error;
 pub use self::node::{MAX_SNAPSHOT_NUMBER, NodeId, NodeKind};
 pub use self::types::{
@@ -84,6 +82,7 @@ use self::view::Views;
 use self::writers::Writers;
 use crate::format::{Edit, Inode, InodeFlags, MemberId, OrphanKind, ROOT_INODE};
 use crate::pool::{Intent, Source, Volume};
+use crate::threads::{Mutex, RwLock};
 
 /// Brings in what the kernel's page cache has of these files and the file system has not; returns when it
 /// is done.

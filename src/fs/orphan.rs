@@ -4,9 +4,7 @@
 //! record goes with the last one: a crash in between leaves it, and the next mount goes on.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::Mutex;
+use std::sync::atomic::Ordering;
 
 use super::error::Error;
 use super::records::{Records, orphan_key, orphans};
@@ -15,6 +13,7 @@ use super::{Filesystem, NodeId, NodeKind};
 use crate::format::{InodeNo, OrphanKind};
 use crate::pool::Reader;
 use crate::pool::{Intent, ReadExtents};
+use crate::threads::{AtomicBool, Mutex};
 
 /// Extents that one commit drops at most: a few milliseconds of work.
 const SLICE_EXTENTS: usize = 2048;

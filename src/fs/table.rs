@@ -12,11 +12,10 @@ use std::collections::HashMap;
 
 use std::sync::OnceLock;
 
-use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
-
 use super::node::NodeId;
 use super::writers::Writers;
 use crate::format::InodeNo;
+use crate::threads::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 const SHARDS: usize = 64;
 const CONTENT_LOCKS: usize = 1024;

@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
-use parking_lot::RwLock;
-
 use super::error::Error;
 use super::{Filesystem, NodeId};
 use crate::pool::{SnapshotInfo, Source};
+use crate::threads::RwLock;
 
 /// Snapshots that were looked into, with the states to read from.
 pub(super) type Views = RwLock<HashMap<u32, Source>>;

@@ -13,9 +13,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use parking_lot::Mutex;
-
 use crate::format::InodeNo;
+use crate::threads::Mutex;
 
 const SLOT_BYTES: u64 = 8;
 /// Slots of a note that can be read: more files than a machine can have open.

@@ -2,15 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-
-use parking_lot::{Condvar, Mutex};
 
 use super::scan::{self, scan};
 use super::{Error, FRAME_ALIGN, LENGTH_STEP, MAX_RECORD, Position, Records, check_length, place};
 use crate::device::BlockDevice;
 use crate::format::{FRAME_HEADER, FrameHeader, Seq, frame_bytes, frame_salt};
+use crate::threads::{AtomicU64, Condvar, Mutex};
 
 /// Buffers grow with the largest batch; one above this is given back after use.
 const MAX_SPARE_BYTES: usize = 4 << 20;

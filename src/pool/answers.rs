@@ -17,10 +17,9 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 
-use parking_lot::Mutex;
-
 use super::Pool;
 use crate::format::{Answer, Encoder, MAX_ANSWERS, RequestId, encode_answers};
+use crate::threads::Mutex;
 
 /// Answers in one record: each stays small beside the shortest journal in use.
 const ANSWERS_PER_RECORD: usize = 1024;

@@ -2,15 +2,13 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::store::CatalogStore;
 use super::{Error, Pool, Result};
 use crate::format::NODE_BLOCKS;
 use crate::snapshot::Progress;
+use crate::threads::{Condvar, Mutex, thread};
 
 /// Chunks of references or nodes that one step of reclaim handles: a step holds the catalog for about a
 /// millisecond.
@@ -33,7 +31,7 @@ struct Signal {
 pub(super) struct Background {
     signal: Mutex<Signal>,
     woken: Condvar,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 impl Background {
@@ -52,7 +50,7 @@ impl Background {
         self.woken.notify_one();
         let thread = self.thread.lock().take();
         if let Some(thread) = thread
-            && thread.thread().id() != std::thread::current().id()
+            && thread.thread().id() != thread::current().id()
         {
             // A panic of the thread has been reported by the panic hook; there is nothing to add.
             let _ = thread.join();
@@ -87,7 +85,7 @@ impl Pool {
                 pool.background_round();
             }
         };
-        let thread = std::thread::Builder::new().name("amberfs-pool".into()).spawn(run);
+        let thread = thread::Builder::new().name("amberfs-pool".into()).spawn(run);
         let thread = thread.map_err(Error::io("starting the pool's thread"))?;
         *self.background.thread.lock() = Some(thread);
         Ok(())

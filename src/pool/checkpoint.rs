@@ -27,6 +27,7 @@ use crate::format::{
 use crate::journal::Position;
 use crate::snapshot::Root;
 use crate::space::Batch;
+use crate::threads::{Planted, planted};
 
 /// Member number under which the catalog's root is stored.
 pub(super) const CATALOG: MemberId = MemberId(0);
@@ -76,7 +77,7 @@ impl Pool {
     }
 
     fn freeze(&self) -> Result<Freeze> {
-        let _gate = self.gate.write();
+        let mut gate = Some(self.gate.write());
         // What failed while this waited may have left half a change.
         self.check_failed()?;
         self.changed.store(false, Ordering::Relaxed);
@@ -86,6 +87,9 @@ impl Pool {
             let mut head = volume.head.write();
             dead.push((head.deadlist, std::mem::take(&mut head.dead)));
             roots.push((head.member, head.root.clone()));
+        }
+        if planted(Planted::FreezeInTwoSteps) {
+            drop(gate.take());
         }
         let mut lineage = self.lineage.lock();
         for (deadlist, dead) in dead {
@@ -139,6 +143,9 @@ impl Pool {
         (superblock.next_member, superblock.next_volume, superblock.next_object) = freeze.next;
         superblock.root =
             stored_root(&Root { tree: state.tree.clone(), data_blocks: 0, next_inode: 0 })?;
+        if planted(Planted::ReleaseBeforeSuperblock) {
+            self.release(generation);
+        }
         write_superblock(&*self.storage.superblock, &superblock)?;
         self.generation.store(superblock.generation, Ordering::Relaxed);
         state.superblock = superblock;
@@ -177,7 +184,9 @@ impl Pool {
     /// Gives back what was freed before the freeze.
     fn release(&self, generation: u64) {
         // Whoever began to read before now may still read blocks that are to be given back.
-        drop(self.readers.write());
+        if !planted(Planted::ReadersNotAwaited) {
+            drop(self.readers.write());
+        }
         loop {
             let batch = self.space.lock().next_batch(generation, BATCH_RUNS);
             let Some(batch) = batch else { return };

@@ -50,9 +50,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::{Mutex, RwLock};
+use std::sync::atomic::Ordering;
 
 use crate::cache::NodeCache;
 use crate::device::Storage;
@@ -60,6 +58,7 @@ use crate::format::{BLOCK_SIZE, Epoch, NODE_SIZE, Timestamp, VolumeId};
 use crate::journal::Journal;
 use crate::snapshot::Lineage;
 use crate::space::SpaceMap;
+use crate::threads::{AtomicBool, AtomicU64, Mutex, RwLock};
 
 pub use crate::btree::Reader;
 pub use error::Error;

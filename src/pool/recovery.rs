@@ -13,9 +13,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::{Mutex, RwLock};
+use std::sync::atomic::Ordering;
 
 use super::checkpoint::{CATALOG, CheckpointState, write_superblock};
 use super::extents::{Apply, invalid_parts};
@@ -35,6 +33,7 @@ use crate::format::{
 use crate::journal::{Journal, Position};
 use crate::snapshot::{self, Lineage, Root};
 use crate::space::{MAX_TOTAL_BLOCKS, SpaceMap};
+use crate::threads::{AtomicBool, AtomicU64, Mutex, RwLock};
 
 /// Smallest pool: the reserve and a few trees.
 const MIN_BLOCKS: u64 = (8 << 20) / BLOCK_SIZE as u64;

@@ -16,10 +16,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
 
 use super::extents::for_each_extent;
 use super::{Error, Pool, Result};
@@ -29,6 +26,7 @@ use crate::format::{
     BLOCK_SIZE, Epoch, Extent, ExtentKind, InodeNo, Key, KeyKind, MemberId, MemberKind, NODE_SIZE,
     Timestamp, VolumeId,
 };
+use crate::threads::{Condvar, Mutex, thread};
 
 /// Nodes that one step reads at most, more than a tree is high, and bytes: a few milliseconds on a disk.
 const STEP_NODES: u64 = 32;
@@ -132,7 +130,7 @@ pub(super) struct Scrub {
     state: Mutex<ScrubState>,
     stop: Mutex<bool>,
     stopped: Condvar,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 impl Scrub {
@@ -142,7 +140,7 @@ impl Scrub {
         self.stopped.notify_all();
         let thread = self.thread.lock().take();
         if let Some(thread) = thread
-            && thread.thread().id() != std::thread::current().id()
+            && thread.thread().id() != thread::current().id()
         {
             // A panic of the thread has been reported by the panic hook; there is nothing to add.
             let _ = thread.join();
@@ -216,7 +214,7 @@ impl Pool {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("amberfs-scrub".into()).spawn(run);
+        let thread = thread::Builder::new().name("amberfs-scrub".into()).spawn(run);
         let thread = thread.map_err(|error| {
             self.scrub.state.lock().running = false;
             Error::io("starting the scrub's thread")(error)

@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
 
-use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
-
 use super::extents::for_each_extent;
 use super::volume::{Head, Volume};
 use super::{Error, Pool, Result};
 use crate::btree::{Reader, Tree};
 use crate::cache::NodeCache;
 use crate::format::{BLOCK_SIZE, BlockNo, Extent, ExtentKind, InodeNo, MemberId};
+use crate::threads::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
 
 /// A snapshot that somebody looks at.
 #[derive(Debug)]

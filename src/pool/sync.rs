@@ -10,10 +10,9 @@
 
 use std::collections::HashMap;
 
-use parking_lot::Mutex;
-
 use super::{Error, Intent, Pool, Result};
 use crate::format::{BLOCK_SIZE, Encoder, InodeNo, MAX_COPY_BYTES, Record, Run, Seq, VolumeId};
+use crate::threads::Mutex;
 
 /// Most blocks that an fsync copies into the journal: the time of one flush still outweighs writing them.
 const MAX_COPY_BLOCKS: u64 = 64;

@@ -4,8 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-
 use super::extents::{Apply, bucket};
 use super::source::{ReadGuard, Source};
 use super::space::bytes_of;
@@ -19,6 +17,7 @@ use crate::format::{
     Timestamp, VolumeId, encode_answers, encode_commit,
 };
 use crate::snapshot::{DeadBuffer, Lineage, Root};
+use crate::threads::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Dead references that a head gathers before it hands them to the catalog.
 const MAX_DEAD_BUFFER: usize = 4096;

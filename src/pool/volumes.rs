@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parking_lot::RwLock;
-
 use super::space::bytes_of;
 use super::store::{CatalogStore, HeadStore};
 use super::volume::{Head, Volume};
@@ -16,6 +14,7 @@ use crate::format::{
     encode_answers,
 };
 use crate::snapshot::{Lineage, Root};
+use crate::threads::{Planted, RwLock, planted};
 
 /// Checks what every name must keep to: 1 to 255 bytes, no `/`, NUL or control character, no leading `.`.
 pub(super) fn check_name(kind: &str, name: &str) -> Result<()> {
@@ -53,7 +52,7 @@ impl Pool {
         plan: impl FnOnce(&Lineage) -> Result<(Record, T)>,
     ) -> Result<T> {
         self.throttle(intent)?;
-        let gate = self.gate.write();
+        let gate = (!planted(Planted::GateLeftOpen)).then(|| self.gate.write());
         let (record, answer) = plan(&self.lineage.lock())?;
         let mut payload = Encoder::new();
         // A snapshot that is made is known by its member's number; the others have nothing to tell.
