@@ -1,13 +1,17 @@
 //! The engine and the file system as a whole, on a pool in memory, without a mount.
 //!
 //! `AMBERFS_SEED=N` reruns the random operations of a seed, which every failure prints with the shortest
-//! sequence that fails; `PROPTEST_CASES=N` sets how many sequences are tried.
+//! sequence that fails; `PROPTEST_CASES=N` sets how many sequences are tried, `AMBERFS_STRESS_RUNS=N` how many
+//! times more runs of sixteen threads.
 
 mod compare;
 mod large;
 mod model;
 mod operations;
+#[path = "../support/random.rs"]
+mod random;
 mod run;
+mod stress;
 mod world;
 
 use proptest::test_runner::{Config, RngSeed, TestRunner};

@@ -18,6 +18,11 @@ impl Clock for Ticks {
     }
 }
 
+/// A clock that begins at some day.
+pub(crate) fn clock() -> Arc<Ticks> {
+    Arc::new(Ticks(AtomicI64::new(1_795_169_100_000_000_000)))
+}
+
 static NONCE: AtomicU64 = AtomicU64::new(1);
 
 /// The real thing.
@@ -32,7 +37,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(size_bytes: u64, journal_bytes: u64, cache_bytes: u64) -> World {
         let storage = Storage::memory();
-        let clock = Arc::new(Ticks(AtomicI64::new(1_795_169_100_000_000_000)));
+        let clock = clock();
         let create = CreateOptions {
             size_bytes: Some(size_bytes),
             journal_bytes,
