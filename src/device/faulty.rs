@@ -46,7 +46,8 @@ pub struct Fault {
 /// What the devices of one storage have been asked, and what is to fail.
 ///
 /// A failed write has written a first part of its bytes: half of its sectors, rounded down, as an
-/// interrupted one does. Other failed calls have no effect. Nothing fails before a fault is armed.
+/// interrupted one does; a failed read has filled half of its buffer, and the rest of it with what was never
+/// there. Other failed calls have no effect. Nothing fails before a fault is armed.
 #[derive(Debug, Default)]
 pub struct Faults {
     state: Mutex<State>,
@@ -138,7 +139,12 @@ struct FaultyDevice {
 
 impl BlockDevice for FaultyDevice {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.faults.check(FaultOp::Read, self.name)?;
+        if let Err(error) = self.faults.check(FaultOp::Read, self.name) {
+            let (first, rest) = buf.split_at_mut(buf.len() / 2);
+            rest.fill(0xa5);
+            self.inner.read_at(offset, first)?;
+            return Err(error);
+        }
         self.inner.read_at(offset, buf)
     }
 
@@ -195,6 +201,10 @@ mod tests {
         assert_eq!(storage.superblock.len_bytes().unwrap(), 1024, "half of it was written");
         storage.superblock.write_at(0, &[1; 10]).unwrap();
         assert_eq!((faults.calls(FaultOp::Write), faults.injected()), (5, 1));
+        faults.fail_nth(FaultOp::Read, 1, libc::EIO);
+        let mut bytes = [0; 20];
+        storage.superblock.read_at(0, &mut bytes).unwrap_err();
+        assert_eq!(bytes, [[1; 10], [0xa5; 10]].concat()[..], "half of it was read");
     }
 
     #[test]
