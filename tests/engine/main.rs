@@ -5,6 +5,7 @@
 //! times more runs of sixteen threads.
 
 mod compare;
+mod faults;
 mod large;
 mod model;
 mod operations;
