@@ -2,6 +2,7 @@
 //! the process dies at some moment. Everything is judged by numbers: a writer says which one it is about to
 //! write, and which one it has written, so that whoever looks must see one from between.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,11 +21,11 @@ use crate::devices::{Disk, Image, storage_of};
 use crate::{is_found, try_schedules};
 
 /// Numbers that are written to each file, in order.
-const NUMBERS: u64 = 3;
+const NUMBERS: u64 = 6;
 /// Rounds of the others.
 const ROUNDS: u64 = 2;
 /// Changes of the devices among which the one is chosen before which the process dies: about as many as there are.
-const CHANGES: u64 = 60;
+const CHANGES: u64 = 44;
 /// So many that there is a piece among them that is punched out when they are given back.
 const BLOCKS: usize = 32;
 const SNAPSHOTS: [&str; 2] = ["s0", "s1"];
@@ -70,6 +71,11 @@ impl File {
     fn len(self) -> usize {
         [10, 10, BLOCKS * 4096][self as usize]
     }
+}
+
+thread_local! {
+    /// In how many of the schedules of this test the process died.
+    static DEATHS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// A number for each file.
@@ -171,8 +177,8 @@ impl World {
         let disk = Disk::new();
         let create = CreateOptions {
             size_bytes: Some(8 << 20),
-            // So short that operations ask for checkpoints.
-            journal_bytes: 24 << 10,
+            // The shortest there is: half of it full, operations wake the background thread.
+            journal_bytes: 8 << 10,
             uuid: [1; 16],
             seed: [2; 32],
         };
@@ -332,6 +338,7 @@ fn everything_at_once() {
     pool.abandon();
 
     if let Some(death) = world.death.lock().expect("nobody panicked").take() {
+        DEATHS.set(DEATHS.get() + 1);
         let what = format!("died before change {before}");
         let pool = reopened(storage_of(&death.image), &what);
         death.bounds.verify(numbers(&pool, None), &what);
@@ -355,6 +362,12 @@ fn reading_what_is_given_back() {
 #[test]
 fn every_state_that_is_seen_is_one_that_was() {
     try_schedules("pool", 300, everything_at_once);
+    let deaths = DEATHS.get();
+    println!("pool: {deaths} deaths");
+    assert!(
+        deaths >= 100,
+        "{deaths} deaths: there are fewer changes of the devices than was thought"
+    );
 }
 
 #[test]
