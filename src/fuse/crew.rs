@@ -6,7 +6,7 @@
 //! request it reads the next one itself, unless somebody else is called:
 //!
 //! - when another request waits already, and this one is large;
-//! - before it waits for the disk, and before anything else that is known to last;
+//! - before it waits for the disk; for an fsync only where those of late took longer than waking somebody is worth;
 //! - when a parked worker, which looks every [`TICK`], finds that no request was taken since its last look,
 //!   and that nobody reads.
 //!
@@ -16,12 +16,16 @@
 //!
 //! Lock order: the lock is held for no call out of this module.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
 /// How long a request may keep the receiver from reading before another worker takes its place.
 const TICK: Duration = Duration::from_millis(5);
+/// An fsync that is as short as this holds others up no longer than it takes to wake another worker and to be
+/// woken in turn.
+const SHORT_FSYNC: Duration = Duration::from_micros(300);
 /// Looks without a request after which a parked worker sleeps.
 const IDLE_TICKS: u32 = 50;
 
@@ -42,6 +46,8 @@ struct State {
 pub(crate) struct Crew {
     state: Mutex<State>,
     changed: Condvar,
+    /// What an fsync takes, in nanoseconds: a moving average.
+    fsync_nanos: AtomicU64,
 }
 
 impl Crew {
@@ -89,6 +95,18 @@ impl Crew {
             self.changed.notify_one();
         }
         state.receiving || state.called
+    }
+
+    /// Tells how long an fsync took.
+    pub(crate) fn fsync_took(&self, time: Duration) {
+        let time = u64::try_from(time.min(TICK).as_nanos()).unwrap_or(u64::MAX);
+        let average = self.fsync_nanos.load(Ordering::Relaxed);
+        self.fsync_nanos.store((average * 7 + time) / 8, Ordering::Relaxed);
+    }
+
+    /// Whether the next fsync will take no longer than other requests may wait for it.
+    pub(crate) fn fsyncs_are_short(&self) -> bool {
+        Duration::from_nanos(self.fsync_nanos.load(Ordering::Relaxed)) < SHORT_FSYNC
     }
 
     /// Nothing more will come: everybody is to find out by receiving.
@@ -182,6 +200,15 @@ mod tests {
         let others = others.load(Ordering::Relaxed);
         assert!(others < turns / 4, "{others} of the others, {turns} here");
         crew.end();
+    }
+
+    #[test]
+    fn fsyncs_are_short_until_some_are_not() {
+        let crew = Crew::default();
+        crew.fsync_took(Duration::from_secs(1));
+        assert!(!crew.fsyncs_are_short());
+        (0..40).for_each(|_| crew.fsync_took(Duration::from_micros(100)));
+        assert!(crew.fsyncs_are_short());
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::abi::{IN_HEADER_BYTES, MAX_PAYLOAD_BYTES};
 use super::decode::{Header, Request};
@@ -103,8 +104,10 @@ fn take_on(context: &Context, lanes: &Lanes, bytes: &[u8], scratch: &mut Scratch
     match Request::decode_body(header, body, extensions) {
         Ok(request) => match context.lane_of(&request) {
             // It waits for the disk, and for nothing else: a worker can do so while another one goes on.
-            Some(Lane::Sync) if request.operation.is_fsync() && context.crew.call() => {
+            Some(Lane::Sync) if request.operation.is_fsync() && may_fsync(context) => {
+                let begun = Instant::now();
                 carry_out(context, request, reply, scratch);
+                context.crew.fsync_took(begun.elapsed());
             }
             Some(lane) => lanes.submit(lane, Job { bytes: bytes.to_vec(), reply }),
             None => {
@@ -119,6 +122,11 @@ fn take_on(context: &Context, lanes: &Lanes, bytes: &[u8], scratch: &mut Scratch
             reply.error(libc::EIO);
         }
     }
+}
+
+/// Whether the worker that has read an fsync may carry it out: others are not kept waiting.
+fn may_fsync(context: &Context) -> bool {
+    context.crew.fsyncs_are_short() && !context.device.has_more() || context.crew.call()
 }
 
 /// Runs a job that a worker put off.
