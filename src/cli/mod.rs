@@ -10,6 +10,7 @@
 
 mod address;
 mod check;
+mod clone;
 mod failure;
 mod generate;
 mod helper;
@@ -84,6 +85,8 @@ enum Command {
     Volume(volume::Volume),
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
+    Clone(clone::Clone),
+    Restore(clone::Restore),
     Check(check::Check),
     Scrub(scrub::Scrub),
     Status(status::Status),
@@ -173,6 +176,8 @@ fn run_command(environment: &Environment) -> Result<(), End> {
         Command::Pool(command) => command.run(&context),
         Command::Volume(command) => command.run(&context),
         Command::Snapshot(command) => command.run(&context),
+        Command::Clone(command) => command.run(&context),
+        Command::Restore(command) => command.run(&context),
         Command::Check(command) => command.run(&context),
         Command::Scrub(command) => command.run(&context),
         Command::Status(command) => command.run(&context),

@@ -117,6 +117,23 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Makes a volume that begins as a snapshot.
+    Clone {
+        /// The snapshot's volume.
+        volume: String,
+        /// The snapshot.
+        snapshot: String,
+        /// The new volume.
+        name: String,
+    },
+    /// Makes a volume that is not mounted what it was in a snapshot; answered with the snapshot of what it was
+    /// until now.
+    Restore {
+        /// The volume.
+        volume: String,
+        /// The snapshot.
+        snapshot: String,
+    },
     /// Begins a scrub, or goes on with one that was stopped.
     ScrubStart,
     /// Tells of the scrub that runs, or of the last one.
@@ -279,7 +296,7 @@ pub enum Reply {
     Snapshots(SnapshotList),
     /// To [`Request::ScrubStart`], [`Request::ScrubStatus`] and [`Request::ScrubCancel`].
     Scrub(ScrubRow),
-    /// To [`Request::SnapshotCreate`] and [`Request::SnapshotShow`].
+    /// To [`Request::SnapshotCreate`], [`Request::SnapshotShow`] and [`Request::Restore`].
     Snapshot(SnapshotRow),
 }
 

@@ -8,7 +8,7 @@ use crate::format::{Timestamp, VolumeId};
 use crate::fs::Filesystem;
 use crate::pool::{Pool, SnapshotInfo, VolumeInfo};
 
-use super::mounts::Mounts;
+use super::mounts::{Mounted, Mounts};
 use super::protocol::{
     DaemonRow, PoolStatusRow, Reply, Request, SnapshotList, SnapshotRow, VolumeChanges, VolumeRow,
 };
@@ -60,6 +60,13 @@ pub(super) fn execute(
             set_volume(pool, volume, changes)?;
             Ok(Reply::Ok)
         }
+        Request::Clone { volume, snapshot, name } => {
+            let origin = find_snapshot(pool, find_volume(pool, volume)?.id, snapshot)?;
+            pool.clone_volume(origin.member, name)?;
+            pool.sync()?;
+            Ok(Reply::Ok)
+        }
+        Request::Restore { volume, snapshot } => restore(pool, mounts, volume, snapshot),
         Request::ScrubStart => scrub::start(pool, path, daemon.is_some()),
         Request::ScrubStatus => Ok(scrub::status(pool, path)),
         Request::ScrubCancel => Ok(scrub::cancel(pool, path)),
@@ -94,17 +101,17 @@ pub(super) fn create_volume(pool: &Arc<Pool>, name: &str) -> Result<()> {
 }
 
 fn delete_volume(pool: &Arc<Pool>, mounts: &Mounts, name: &str) -> Result<()> {
-    if let Some(mounted) = mounts.any_of(name) {
-        return Err(Error::new(
-            ErrorKind::Busy,
-            format!("it is mounted on {}", mounted.dir.display()),
-        )
-        .with_hint("Unmount it first."));
-    }
+    not_mounted(mounts.any_of(name))?;
     find_volume(pool, name)?;
     pool.delete_volume(name)?;
     pool.sync()?;
     Ok(())
+}
+
+fn not_mounted(found: Option<Mounted>) -> Result<()> {
+    let Some(mounted) = found else { return Ok(()) };
+    let message = format!("it is mounted on {}", mounted.dir.display());
+    Err(Error::new(ErrorKind::Busy, message).with_hint("Unmount it first."))
 }
 
 fn set_volume(pool: &Arc<Pool>, name: &str, changes: &VolumeChanges) -> Result<()> {
@@ -144,6 +151,22 @@ fn delete_snapshot(pool: &Arc<Pool>, mounts: &Mounts, volume: &str, name: &str) 
     pool.sync()?;
     mounts.snapshot_deleted(volume, info.number);
     Ok(())
+}
+
+/// Makes a volume what it was; what it is now stays as a snapshot, which is returned.
+fn restore(pool: &Arc<Pool>, mounts: &Mounts, volume: &str, snapshot: &str) -> Result<Reply> {
+    let id = find_volume(pool, volume)?.id;
+    find_snapshot(pool, id, snapshot)?;
+    not_mounted(mounts.live(volume))?;
+    let stem = Filesystem::expand_template("@before-restore", open::now())?;
+    // Several may fall into one second.
+    let taken = |name: &String| pool.snapshot(id, name).is_ok();
+    let numbered = (2..).map(|number| format!("{stem}-{number}"));
+    let kept = std::iter::once(stem.clone()).chain(numbered).find(|name| !taken(name));
+    let kept = kept.unwrap_or(stem);
+    pool.restore(id, snapshot, &kept)?;
+    pool.sync()?;
+    Ok(Reply::Snapshot(snapshot_row(pool, &find_snapshot(pool, id, &kept)?)?))
 }
 
 fn list_snapshots(pool: &Arc<Pool>, volume: &str) -> Result<Reply> {
@@ -230,7 +253,7 @@ fn status(
     path: &Path,
 ) -> PoolStatusRow {
     let status = pool.status();
-    let mut rows: Vec<_> = mounts.all().iter().map(super::mounts::Mounted::row).collect();
+    let mut rows: Vec<_> = mounts.all().iter().map(Mounted::row).collect();
     rows.sort_by(|a, b| a.dir.cmp(&b.dir));
     PoolStatusRow {
         pool: path.to_owned().into(),

@@ -3,6 +3,7 @@
 use std::sync::RwLock;
 
 mod bad_input;
+mod clones;
 mod commands;
 mod full_host;
 #[path = "../support/mapping.rs"]
