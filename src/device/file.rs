@@ -4,8 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
@@ -14,7 +14,12 @@ use rustix::io::{Errno, ReadWriteFlags};
 use super::pool_dir::PoolLock;
 use super::reserve::Reserve;
 use super::waiting;
+use super::write_behind::{LARGE_BYTES, WriteBehind};
 use super::{BlockDevice, range_end};
+
+/// Bytes that one call punches out. The host lets nobody write to the file meanwhile: ext4 needs a third of a
+/// second for a GiB.
+const PUNCH_STEP_BYTES: u64 = 16 << 20;
 
 /// What stands inside an [`io::Error`] of a [`FileDevice`]: which call failed, and where.
 ///
@@ -46,6 +51,8 @@ pub struct FileDevice {
     len_bytes: AtomicU64,
     /// Held by whatever extends the file, so that a `grow` never cuts a write that came between.
     extending: Mutex<()>,
+    /// Made for the first large transfer; none where it can't be.
+    write_behind: OnceLock<Option<WriteBehind>>,
     /// The host said that it can't punch holes; zeros are written instead.
     no_holes: AtomicBool,
     /// Space of the host for urgent writes.
@@ -81,6 +88,7 @@ impl FileDevice {
             path: path.to_owned(),
             len_bytes,
             extending: Mutex::new(()),
+            write_behind: OnceLock::new(),
             no_holes: AtomicBool::new(false),
             reserve,
             _lock: lock,
@@ -159,6 +167,10 @@ impl BlockDevice for FileDevice {
             let len_bytes = self.file.metadata().map_or(end, |meta| meta.len());
             self.len_bytes.fetch_max(len_bytes, Ordering::AcqRel);
         }
+        if result.is_ok() && bytes.len() >= LARGE_BYTES {
+            let behind = self.write_behind.get_or_init(|| WriteBehind::new(&self.file).ok());
+            behind.iter().for_each(|behind| behind.written(offset, bytes.len()));
+        }
         result.map_err(|cause| self.error("write", offset, bytes.len() as u64, cause))
     }
 
@@ -187,13 +199,16 @@ impl BlockDevice for FileDevice {
             return Ok(());
         }
         let wrap = |cause| self.error("punch a hole in", offset, end - offset, cause);
-        if !self.no_holes.load(Ordering::Relaxed) {
-            if self.punch_hole(offset, end - offset).map_err(wrap)? {
-                return Ok(());
+        let mut at = offset;
+        while at < end && !self.no_holes.load(Ordering::Relaxed) {
+            let step = (end - at).min(PUNCH_STEP_BYTES);
+            if self.punch_hole(at, step).map_err(wrap)? {
+                at += step;
+            } else {
+                self.no_holes.store(true, Ordering::Relaxed);
             }
-            self.no_holes.store(true, Ordering::Relaxed);
         }
-        self.write_zeros(offset, end - offset).map_err(wrap)
+        self.write_zeros(at, end - at).map_err(wrap)
     }
 
     fn len_bytes(&self) -> io::Result<u64> {

@@ -36,6 +36,7 @@ mod pool_dir;
 mod recording;
 mod reserve;
 mod waiting;
+mod write_behind;
 
 use std::fmt::Debug;
 use std::io;
