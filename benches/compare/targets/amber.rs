@@ -36,6 +36,10 @@ impl Amber {
         Ok(made)
     }
 
+    fn mount(&self) -> Result<()> {
+        run(amberfs(&["mount"]).arg(&self.pool).arg(&self.mount.0)).map(drop)
+    }
+
     fn unmount(&self) -> Result<()> {
         run(amberfs(&["umount"]).arg(&self.mount.0)).map(drop)
     }
@@ -46,16 +50,6 @@ impl Amber {
 
     fn address(&self, behind: &str) -> String {
         format!("{}{behind}", self.pool.display())
-    }
-
-    /// Runs a command that a build may not have: then it answers with the code of wrong usage.
-    fn perhaps(args: &[&str]) -> Result<()> {
-        match run(&mut amberfs(args)) {
-            Err(Failure::Program { code: Some(2), .. }) => {
-                Err(Failure::Absent(format!("there is no `amberfs {}` yet", args[0])))
-            }
-            other => other.map(drop),
-        }
     }
 }
 
@@ -79,7 +73,7 @@ impl Target for Amber {
 
     fn remount(&mut self) -> Result<()> {
         self.unmount()?;
-        run(amberfs(&["mount"]).arg(&self.pool).arg(&self.mount.0)).map(drop)
+        self.mount()
     }
 
     fn occupied(&mut self) -> Result<u64> {
@@ -115,14 +109,17 @@ impl Snapshots for Amber {
     }
 
     fn copy(&self, name: &str, copy: &str) -> Result<()> {
-        Amber::perhaps(&["clone", &self.address(&format!(":main@{name}")), copy])
+        run(&mut amberfs(&["clone", &self.address(&format!(":main@{name}")), copy])).map(drop)
     }
 
     fn discard(&self, copy: &str) -> Result<()> {
-        Amber::perhaps(&["volume", "delete", &self.address(&format!(":{copy}"))])
+        run(&mut amberfs(&["volume", "delete", &self.address(&format!(":{copy}"))])).map(drop)
     }
 
     fn restore(&self, name: &str) -> Result<()> {
-        Amber::perhaps(&["restore", &self.address(&format!(":main@{name}"))])
+        // It can't be mounted meanwhile.
+        self.unmount()?;
+        run(&mut amberfs(&["restore", &self.address(&format!(":main@{name}"))]))?;
+        self.mount()
     }
 }
