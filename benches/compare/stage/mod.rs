@@ -64,9 +64,12 @@ impl Stage {
         let source = self.generated(scale)?;
         let within = |args: &[&str]| run(git(&["-C"]).arg(&source).args(args));
         within(&["init", "--quiet"])?;
+        // Otherwise git packs the objects in the background, and removes them while they are cloned.
+        within(&["config", "gc.auto", "0"])?;
         within(&["add", "--all"])?;
         let author = ["-c", "user.name=bench", "-c", "user.email=bench@localhost"];
         within(&[&author[..], &["commit", "--quiet", "--message", "everything"]].concat())?;
+        within(&["repack", "-a", "-d", "-q"])?;
         Ok(self.repository.insert((source, scale.tree_files)).clone())
     }
 
