@@ -11,6 +11,9 @@ use super::{MountPoint, Snapshots, Target, needs, settled};
 use crate::failure::{Failure, Result};
 use crate::programs::{command, run};
 
+/// Where the daemon shows its statistics.
+const STATISTICS: &str = "/zfs-kstat";
+
 /// zfs-fuse's daemon serves all pools of a machine. One that runs already is used and left alone.
 struct Daemon(Option<Child>);
 
@@ -43,14 +46,16 @@ impl Drop for Daemon {
             if let Some(pid) = pid {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             }
-            for _ in 0..100 {
-                if !matches!(child.try_wait(), Ok(None)) {
-                    return;
-                }
+            let ended = |child: &mut Child| !matches!(child.try_wait(), Ok(None));
+            let mut looks = 0..100;
+            while looks.next().is_some() && !ended(child) {
                 thread::sleep(Duration::from_millis(50));
             }
             let _ = child.kill();
             let _ = child.wait();
+            // Its statistics stay mounted behind it.
+            let _ = run(command("umount", &["-l"]).arg(STATISTICS));
+            let _ = std::fs::remove_dir(STATISTICS);
         }
     }
 }
