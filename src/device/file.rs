@@ -109,7 +109,7 @@ impl FileDevice {
     /// Reads what the host has in memory, for a thread that wants to know before it waits for more; returns how
     /// many bytes that were.
     fn read_cached(&self, offset: u64, buf: &mut [u8]) -> usize {
-        if !waiting::is_of_interest() {
+        if !waiting::is_watched() {
             return 0;
         }
         let bufs = &mut [IoSliceMut::new(buf)];
@@ -151,8 +151,7 @@ impl BlockDevice for FileDevice {
         let result = if rest.is_empty() {
             Ok(())
         } else {
-            waiting::announce();
-            self.file.read_exact_at(rest, offset + cached as u64)
+            waiting::wait(|| self.file.read_exact_at(rest, offset + cached as u64))
         };
         result.map_err(|cause| self.error("read", offset, buf.len() as u64, cause))
     }
@@ -254,7 +253,7 @@ mod tests {
         device.write_at(0, &bytes).unwrap();
         let told = std::rc::Rc::new(std::cell::Cell::new(0));
         let count = std::rc::Rc::clone(&told);
-        super::super::before_waiting(move || count.set(count.get() + 1));
+        super::super::watch_waits(move |_| count.set(count.get() + 1));
         let mut read = vec![0; bytes.len()];
         device.read_at(0, &mut read).unwrap();
         assert!(read == bytes && told.get() == 0, "it was in memory: {}", told.get());

@@ -49,7 +49,7 @@ pub use file::{DeviceError, FileDevice};
 pub use memory::MemoryDevice;
 pub use pool_dir::{PoolDir, PoolDirError};
 pub use recording::{DeviceOp, Recorder};
-pub use waiting::before_waiting;
+pub use waiting::{Wait, watch_waits};
 
 /// One byte-addressed device; the module head states its contract.
 ///

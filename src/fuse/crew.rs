@@ -6,7 +6,8 @@
 //! request it reads the next one itself, unless somebody else is called:
 //!
 //! - when another request waits already, and this one is large;
-//! - before it waits for the disk; for an fsync only where those of late took longer than waking somebody is worth;
+//! - before it reads from the disk or syncs it, if another request waits already, came meanwhile of late, or if that
+//!   took long of late;
 //! - when a parked worker, which looks every [`TICK`], finds that no request was taken since its last look,
 //!   and that nobody reads.
 //!
@@ -23,9 +24,9 @@ use parking_lot::{Condvar, Mutex};
 
 /// How long a request may keep the receiver from reading before another worker takes its place.
 const TICK: Duration = Duration::from_millis(5);
-/// An fsync that is as short as this holds others up no longer than it takes to wake another worker and to be
+/// A wait that is as short as this holds others up no longer than it takes to wake another worker and to be
 /// woken in turn.
-const SHORT_FSYNC: Duration = Duration::from_micros(300);
+const SHORT: Duration = Duration::from_micros(300);
 /// Looks without a request after which a parked worker sleeps.
 const IDLE_TICKS: u32 = 50;
 
@@ -46,8 +47,28 @@ struct State {
 pub(crate) struct Crew {
     state: Mutex<State>,
     changed: Condvar,
-    /// What an fsync takes, in nanoseconds: a moving average.
-    fsync_nanos: AtomicU64,
+    /// Reads from the disk.
+    pub(crate) reads: Lasting,
+    pub(crate) fsyncs: Lasting,
+}
+
+/// How long something keeps others waiting that a worker waits for: a moving average, in nanoseconds.
+#[derive(Debug, Default)]
+pub(crate) struct Lasting(AtomicU64);
+
+impl Lasting {
+    /// It took so long; `missed` says that a request came meanwhile, so that somebody else was missed.
+    pub(crate) fn took(&self, time: Duration, missed: bool) {
+        let counted = if missed { TICK } else { time.min(TICK) };
+        let counted = u64::try_from(counted.as_nanos()).unwrap_or(u64::MAX);
+        let average = self.0.load(Ordering::Relaxed);
+        self.0.store((average * 7 + counted) / 8, Ordering::Relaxed);
+    }
+
+    /// Whether nobody will have to wait for the next one, or not for longer than waking another worker takes.
+    pub(crate) fn is_short(&self) -> bool {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed)) < SHORT
+    }
 }
 
 impl Crew {
@@ -95,18 +116,6 @@ impl Crew {
             self.changed.notify_one();
         }
         state.receiving || state.called
-    }
-
-    /// Tells how long an fsync took.
-    pub(crate) fn fsync_took(&self, time: Duration) {
-        let time = u64::try_from(time.min(TICK).as_nanos()).unwrap_or(u64::MAX);
-        let average = self.fsync_nanos.load(Ordering::Relaxed);
-        self.fsync_nanos.store((average * 7 + time) / 8, Ordering::Relaxed);
-    }
-
-    /// Whether the next fsync will take no longer than other requests may wait for it.
-    pub(crate) fn fsyncs_are_short(&self) -> bool {
-        Duration::from_nanos(self.fsync_nanos.load(Ordering::Relaxed)) < SHORT_FSYNC
     }
 
     /// Nothing more will come: everybody is to find out by receiving.
@@ -203,12 +212,15 @@ mod tests {
     }
 
     #[test]
-    fn fsyncs_are_short_until_some_are_not() {
-        let crew = Crew::default();
-        crew.fsync_took(Duration::from_secs(1));
-        assert!(!crew.fsyncs_are_short());
-        (0..40).for_each(|_| crew.fsync_took(Duration::from_micros(100)));
-        assert!(crew.fsyncs_are_short());
+    fn what_takes_long_is_known_after_once_and_forgotten_after_a_while() {
+        let reads = Lasting::default();
+        assert!(reads.is_short());
+        for (time, missed) in [(Duration::from_secs(1), false), (Duration::from_micros(9), true)] {
+            reads.took(time, missed);
+            assert!(!reads.is_short());
+            (0..40).for_each(|_| reads.took(Duration::from_micros(100), false));
+            assert!(reads.is_short());
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::lane::{Job, Lane, Lanes};
 use super::patience::Patience;
 use super::reply::Reply;
 use super::sys;
-use crate::device::before_waiting;
+use crate::device::{Wait, watch_waits};
 
 /// Room for the largest request: its payload, and headers, names and extensions.
 const REQUEST_BYTES: usize = MAX_PAYLOAD_BYTES + (64 << 10);
@@ -60,9 +60,13 @@ pub(crate) fn serve(context: &Context, lanes: &Lanes) {
     }
     let mut buffer = PageBuffer::new(REQUEST_BYTES, WRITE_PAYLOAD_AT);
     let mut scratch = Scratch::new();
-    let crew = Arc::clone(&context.crew);
-    before_waiting(move || {
-        crew.call();
+    let (crew, device) = (Arc::clone(&context.crew), Arc::clone(&context.device));
+    watch_waits(move |wait| match wait {
+        Wait::Begins if crew.reads.is_short() && !device.has_more() => {}
+        Wait::Begins => {
+            crew.call();
+        }
+        Wait::Lasted(time) => crew.reads.took(time, device.has_more()),
     });
     let mut patience = Patience::new();
     loop {
@@ -107,7 +111,7 @@ fn take_on(context: &Context, lanes: &Lanes, bytes: &[u8], scratch: &mut Scratch
             Some(Lane::Sync) if request.operation.is_fsync() && may_fsync(context) => {
                 let begun = Instant::now();
                 carry_out(context, request, reply, scratch);
-                context.crew.fsync_took(begun.elapsed());
+                context.crew.fsyncs.took(begun.elapsed(), false);
             }
             Some(lane) => lanes.submit(lane, Job { bytes: bytes.to_vec(), reply }),
             None => {
@@ -126,7 +130,7 @@ fn take_on(context: &Context, lanes: &Lanes, bytes: &[u8], scratch: &mut Scratch
 
 /// Whether the worker that has read an fsync may carry it out: others are not kept waiting.
 fn may_fsync(context: &Context) -> bool {
-    context.crew.fsyncs_are_short() && !context.device.has_more() || context.crew.call()
+    context.crew.fsyncs.is_short() && !context.device.has_more() || context.crew.call()
 }
 
 /// Runs a job that a worker put off.
