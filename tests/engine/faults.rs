@@ -16,12 +16,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use amberfs::check;
 use amberfs::device::{BlockDevice, Fault, FaultOp, Faults, Image, Recorder, Storage};
-use amberfs::fs::{
-    Atime, Caller, Error, Filesystem, FsOptions, Handle, NodeId, SetAttr, SnapDir, WriteFlags,
-};
+use amberfs::fs::{Caller, Error, Filesystem, Handle, NodeId, SetAttr, WriteFlags};
 use amberfs::pool::{Clock, CreateOptions, OpenOptions, Pool};
 
 use crate::model::overwrite;
+use crate::mounting::mount;
 use crate::world::{clock, pattern};
 
 /// Larger than one step in which the data file grows.
@@ -107,17 +106,6 @@ fn workload() -> Vec<Do> {
     ]
 }
 
-fn mount(pool: &Arc<Pool>, name: &str) -> Result<Filesystem, Error> {
-    let (volume, snapshot) = name.split_once('@').map_or((name, None), |(v, s)| (v, Some(s)));
-    let options = FsOptions {
-        only_snapshot: snapshot.map(str::to_owned),
-        atime: Atime::Noatime,
-        snapdir: SnapDir::Hidden,
-        ..FsOptions::default()
-    };
-    Filesystem::new(pool.volume(volume)?, options)
-}
-
 fn with<T>(
     fs: &Filesystem,
     name: &str,
@@ -152,11 +140,13 @@ fn read_all(pool: &Arc<Pool>) -> Model {
     let mut found = Model::new();
     for info in pool.volumes() {
         let snapshots = pool.snapshots(info.id).into_iter();
-        let mut names: Vec<_> =
-            snapshots.map(|one| format!("{}@{}", info.name, one.name)).collect();
-        names.extend(info.head.map(|_| info.name));
-        for name in names {
-            let fs = mount(pool, &name).expect("what is there can be mounted");
+        let mut names: Vec<_> = snapshots.map(|one| Some(one.name)).collect();
+        names.extend(info.head.map(|_| None));
+        for snapshot in names {
+            let volume = &info.name;
+            let fs =
+                mount(pool, volume, snapshot.as_deref()).expect("what is there can be mounted");
+            let name = snapshot.map_or(volume.clone(), |snapshot| format!("{volume}@{snapshot}"));
             found.insert(name, read_files(&fs).expect("what is there can be read"));
         }
     }
@@ -330,7 +320,7 @@ impl Run {
     /// Carries the workload out until the pool is read-only; returns how many calls there were of a kind.
     fn work(&mut self, fault: Option<Fault>, what: &str) -> [u64; FaultOp::ALL.len()] {
         let pool = Arc::clone(&self.pool);
-        let fs = mount(&pool, "main").expect("nothing fails yet");
+        let fs = mount(&pool, "main", None).expect("nothing fails yet");
         let before = FaultOp::ALL.map(|op| self.faults.calls(op));
         fault.into_iter().for_each(|fault| self.faults.arm(fault));
         for (nth, op) in workload().iter().enumerate() {

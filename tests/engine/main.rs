@@ -8,6 +8,8 @@ mod compare;
 mod faults;
 mod large;
 mod model;
+#[path = "../support/mounting.rs"]
+mod mounting;
 mod operations;
 #[path = "../support/random.rs"]
 mod random;

@@ -17,13 +17,11 @@ use std::time::Duration;
 
 use amberfs::check;
 use amberfs::device::Storage;
-use amberfs::fs::{
-    Atime, Caller, Error, FileKind, Filesystem, FsOptions, Handle, NodeId, SetAttr, SnapDir,
-    WriteFlags,
-};
+use amberfs::fs::{Caller, Error, FileKind, Filesystem, Handle, NodeId, SetAttr, WriteFlags};
 use amberfs::pool::{Clock, CreateOptions, OpenOptions, Pool};
 
 use crate::model::overwrite;
+use crate::mounting::mount;
 use crate::random::Random;
 use crate::setting;
 use crate::world::{clock, pattern};
@@ -131,16 +129,6 @@ fn view(fs: &Filesystem, top: &str) -> Result<View, Error> {
 /// What all threads have in a volume.
 fn views(fs: &Filesystem) -> Result<Vec<View>, Error> {
     (0..THREADS).map(|thread| view(fs, &dir_of(thread))).collect()
-}
-
-fn mount(pool: &Arc<Pool>, volume: &str, snapshot: Option<&str>) -> Result<Filesystem, Error> {
-    let options = FsOptions {
-        only_snapshot: snapshot.map(str::to_owned),
-        atime: Atime::Noatime,
-        snapdir: SnapDir::Hidden,
-        ..FsOptions::default()
-    };
-    Filesystem::new(pool.volume(volume)?, options)
 }
 
 /// A thread's state in both volumes, and the moments between which it came to be.

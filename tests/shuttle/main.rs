@@ -9,6 +9,8 @@
 
 mod cache;
 mod devices;
+#[path = "../support/mounting.rs"]
+mod mounting;
 mod pool;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

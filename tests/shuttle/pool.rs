@@ -9,15 +9,14 @@ use std::time::Duration;
 
 use amberfs::check::{self, check};
 use amberfs::device::Storage;
-use amberfs::fs::{
-    Atime, Caller, Filesystem, FsOptions, Handle, NodeId, SnapDir, Timestamp, WriteFlags,
-};
+use amberfs::fs::{Caller, Filesystem, Handle, NodeId, Timestamp, WriteFlags};
 use amberfs::pool::{Clock, CreateOptions, OpenOptions, Pool};
 use amberfs::threads::Planted;
 use shuttle::rand::Rng;
 use shuttle::thread;
 
 use crate::devices::{Disk, Image, storage_of};
+use crate::mounting::mount;
 use crate::{is_found, try_schedules};
 
 /// Numbers that are written to each file, in order.
@@ -142,15 +141,8 @@ struct World {
     death: Mutex<Option<Death>>,
 }
 
-fn mount(pool: &Arc<Pool>, volume: &str, snapshot: Option<&str>) -> Arc<Filesystem> {
-    let options = FsOptions {
-        only_snapshot: snapshot.map(str::to_owned),
-        atime: Atime::Noatime,
-        snapdir: SnapDir::Hidden,
-        ..FsOptions::default()
-    };
-    let volume = pool.volume(volume).expect("the volume is there");
-    Arc::new(Filesystem::new(volume, options).expect("it can be mounted"))
+fn mounted(pool: &Arc<Pool>, volume: &str, snapshot: Option<&str>) -> Arc<Filesystem> {
+    Arc::new(mount(pool, volume, snapshot).expect("it can be mounted"))
 }
 
 /// Reads a file; all of its bytes are the same number, or they are of two writes.
@@ -164,7 +156,7 @@ fn number(fs: &Filesystem, node: NodeId, file: File) -> u64 {
 
 /// Reads the live files of a pool, or those of a snapshot.
 fn numbers(pool: &Arc<Pool>, snapshot: Option<&str>) -> Numbers {
-    let mounts = ["a", "b"].map(|volume| mount(pool, volume, snapshot));
+    let mounts = ["a", "b"].map(|volume| mounted(pool, volume, snapshot));
     FILES.map(|file| {
         let fs = &mounts[usize::from(file.volume() == "b")];
         let entry = fs.lookup(&Caller::root(), NodeId::ROOT, file.name());
@@ -186,7 +178,7 @@ impl World {
         let root = Filesystem::format_root(Timestamp::default(), 0, 0, 0o755);
         let mounts = ["a", "b"].map(|name| {
             pool.create_volume(name, &root).expect("a volume");
-            mount(&pool, name, None)
+            mounted(&pool, name, None)
         });
         let nodes = FILES.map(|file| {
             let fs = &mounts[usize::from(file.volume() == "b")];

@@ -3,18 +3,20 @@
 // Several tests use this, each a part of it.
 #![allow(dead_code)]
 
+#[path = "mounting.rs"]
+mod mounting;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use amberfs::device::{Image, MemoryDevice, Storage};
-use amberfs::fs::{
-    Atime, Caller, Error, FileKind, Filesystem, FsOptions, NodeId, SetAttr, Timestamp, WriteFlags,
-};
+use amberfs::fs::{Caller, Error, FileKind, Filesystem, NodeId, SetAttr, Timestamp, WriteFlags};
 use amberfs::pool::{Clock, CreateOptions, OpenOptions, Pool};
 
 use crate::random::Random;
+pub(crate) use mounting::mount;
 
 struct Ticks;
 
@@ -65,19 +67,6 @@ pub(crate) struct State {
 
 /// All states of a pool.
 pub(crate) type Model = Vec<State>;
-
-pub(crate) fn mount(
-    pool: &Arc<Pool>,
-    volume: &str,
-    snapshot: Option<&str>,
-) -> Result<Filesystem, Error> {
-    let options = FsOptions {
-        only_snapshot: snapshot.map(str::to_owned),
-        atime: Atime::Noatime,
-        ..FsOptions::default()
-    };
-    Filesystem::new(pool.volume(volume)?, options)
-}
 
 /// Reads a pool in which everything can be read.
 pub(crate) fn model_of(pool: &Arc<Pool>) -> Model {
