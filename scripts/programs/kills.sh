@@ -71,7 +71,6 @@ kill_again_and_again() {
     done
 }
 
-acked() { cat "$SCRATCH"/acked.* | wc -l; }
 each_is_there_once() { [ "$(query 'SELECT count(*) FROM pgbench_history')" -eq "$(acked)" ]; }
 
 set_up

@@ -41,12 +41,14 @@ load() { # SECONDS: pgbench, which notes every transaction that was acknowledged
         --log-prefix="$SCRATCH/acked" bench) > "$SCRATCH/pgbench" 2>&1
 }
 
+acked() { cat "$SCRATCH"/acked.* | wc -l; } # transactions
+
 accounts_match() {
     local sums acked rows
     sums=$(query 'SELECT (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(tbalance) FROM pgbench_tellers),
         (SELECT sum(bbalance) FROM pgbench_branches), (SELECT sum(delta) FROM pgbench_history)')
     [ "$(tr '|' '\n' <<< "$sums" | sort -u | wc -l)" -eq 1 ] || fail "the sums differ: $sums"
-    acked=$(cat "$SCRATCH"/acked.* | wc -l)
+    acked=$(acked)
     rows=$(query 'SELECT count(*) FROM pgbench_history')
     [ "$rows" -ge "$acked" ] || fail "$acked transactions were acknowledged, and there are $rows"
 }

@@ -49,5 +49,5 @@ start fsync
 accounts_match
 verify_tables
 pg pg_ctl -D "$data" -s -w -m fast stop
-echo "figures: $(cat "$SCRATCH"/acked.* | wc -l) transactions, $tps/s, two crashes," \
+echo "figures: $(acked) transactions, $tps/s, two crashes," \
     "$(sed -n 's/^Blocks scanned: *//p' "$SCRATCH/checksums") blocks verified"
