@@ -159,11 +159,12 @@ fn restore(pool: &Arc<Pool>, mounts: &Mounts, volume: &str, snapshot: &str) -> R
     find_snapshot(pool, id, snapshot)?;
     not_mounted(mounts.live(volume))?;
     let stem = Filesystem::expand_template("@before-restore", open::now())?;
+    let (mut kept, mut number) = (stem.clone(), 1);
     // Several may fall into one second.
-    let taken = |name: &String| pool.snapshot(id, name).is_ok();
-    let numbered = (2..).map(|number| format!("{stem}-{number}"));
-    let kept = std::iter::once(stem.clone()).chain(numbered).find(|name| !taken(name));
-    let kept = kept.unwrap_or(stem);
+    while pool.snapshot(id, &kept).is_ok() {
+        number += 1;
+        kept = format!("{stem}-{number}");
+    }
     pool.restore(id, snapshot, &kept)?;
     pool.sync()?;
     Ok(Reply::Snapshot(snapshot_row(pool, &find_snapshot(pool, id, &kept)?)?))
