@@ -1,7 +1,7 @@
 //! Whose turn it is to read requests.
 //!
 //! The kernel gives a request to the reader that has waited longest. Were all workers to read, they would take
-//! turns, most of them on another processor than the caller, and a round trip between two processors takes ten
+//! turns, most of them on another processor than the caller, and a round trip between two processors takes several
 //! times as long as one on the same. So one worker reads, the *receiver*; the others are parked. After a
 //! request it reads the next one itself, unless somebody else is called:
 //!
@@ -116,6 +116,12 @@ impl Crew {
             self.changed.notify_one();
         }
         state.receiving || state.called
+    }
+
+    /// Before a wait for the disk: sees to it that somebody receives meanwhile, unless nobody will be missed.
+    /// `more` asks whether a request waits already. False if somebody will be missed, and nobody is there.
+    pub(crate) fn may_wait(&self, waits: &Lasting, more: impl FnOnce() -> bool) -> bool {
+        waits.is_short() && !more() || self.call()
     }
 
     /// Nothing more will come: everybody is to find out by receiving.

@@ -62,9 +62,9 @@ pub(crate) fn serve(context: &Context, lanes: &Lanes) {
     let mut scratch = Scratch::new();
     let (crew, device) = (Arc::clone(&context.crew), Arc::clone(&context.device));
     watch_waits(move |wait| match wait {
-        Wait::Begins if crew.reads.is_short() && !device.has_more() => {}
         Wait::Begins => {
-            crew.call();
+            // Where nobody is there, the others wait for this one.
+            crew.may_wait(&crew.reads, || device.has_more());
         }
         Wait::Lasted(time) => crew.reads.took(time, device.has_more()),
     });
@@ -72,8 +72,7 @@ pub(crate) fn serve(context: &Context, lanes: &Lanes) {
     loop {
         context.crew.wait_for_turn();
         patience.look(|| context.device.has_more());
-        let received = context.device.receive(buffer.bytes());
-        match received {
+        match context.device.receive(buffer.bytes()) {
             Ok(Received::Request(len)) => {
                 context.crew.received();
                 patience.ends();
@@ -130,7 +129,8 @@ fn take_on(context: &Context, lanes: &Lanes, bytes: &[u8], scratch: &mut Scratch
 
 /// Whether the worker that has read an fsync may carry it out: others are not kept waiting.
 fn may_fsync(context: &Context) -> bool {
-    context.crew.fsyncs.is_short() && !context.device.has_more() || context.crew.call()
+    let crew = &context.crew;
+    crew.may_wait(&crew.fsyncs, || context.device.has_more())
 }
 
 /// Runs a job that a worker put off.
