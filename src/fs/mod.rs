@@ -43,6 +43,7 @@ mod directory;
 mod error;
 mod file;
 mod inode;
+mod lookups;
 mod node;
 mod orphan;
 mod prealloc;
