@@ -46,6 +46,10 @@ pub(super) fn remove(pool: &Path) -> io::Result<()> {
 
 /// Asks the pool's daemon; none when there is no daemon.
 pub(super) fn ask(pool: &Path, request: &Request) -> Result<Option<Reply>> {
+    // A stranger's pool must not lead a privileged client to somebody else's socket.
+    if std::fs::symlink_metadata(pool.join(SOCKET)).is_ok_and(|meta| meta.is_symlink()) {
+        return Ok(None);
+    }
     let stream = match with_socket_path(pool, |path| UnixStream::connect(path)) {
         Ok(stream) => stream,
         Err(error) => {

@@ -17,6 +17,8 @@ use parking_lot::Mutex;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::device::open_regular;
+
 /// Name of the log file in the pool's directory.
 pub const LOG_FILE: &str = "log";
 /// Name of the full log file before it.
@@ -106,7 +108,8 @@ enum Target {
 }
 
 fn open(dir: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(dir.join(LOG_FILE))
+    let mut options = OpenOptions::new();
+    open_regular(options.create(true).append(true).mode(0o600), &dir.join(LOG_FILE))
 }
 
 impl LogFile {

@@ -5,12 +5,14 @@
 //! that the pool needs: one that is missing, old or damaged makes the next scrub begin at the beginning. It
 //! is not synced, for the same reason.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::open_regular;
 use crate::format::{Epoch, InodeNo, Key, MemberId, Timestamp, VolumeId};
 use crate::fs::path_in;
 use crate::pool::{Pool, SaveScrub, ScrubDamage, ScrubPhase, ScrubPosition, ScrubState, Source};
@@ -21,6 +23,8 @@ use super::{Result, protocol::Reply};
 
 /// Name of the file in the pool's directory.
 const FILE: &str = "scrub";
+/// More than the longest of ours: a thousand damaged pieces are told, with a few kilobytes each.
+const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// What the file holds.
 #[derive(Debug, Serialize, Deserialize)]
@@ -134,10 +138,21 @@ impl Saved {
 
 /// Reads the file; none when there is none of this pool that can be gone on from.
 fn load(pool: &Pool, path: &Path) -> Option<ScrubState> {
-    let text = fs::read(path.join(FILE)).ok()?;
+    let file = open_regular(OpenOptions::new().read(true), &path.join(FILE)).ok()?;
+    let mut text = Vec::new();
+    file.take(MAX_FILE_BYTES).read_to_end(&mut text).ok()?;
     let saved: Saved = serde_json::from_slice(&text).ok()?;
     let ours = saved.version == VERSION && saved.uuid == pool.status().uuid;
     if ours { saved.state() } else { None }
+}
+
+/// Writes a file that takes the place of whatever has its name.
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    File::create_new(path)?.write_all(bytes)
 }
 
 fn saver(pool: &Pool, path: &Path) -> SaveScrub {
@@ -146,7 +161,7 @@ fn saver(pool: &Pool, path: &Path) -> SaveScrub {
         let saved = Saved::of(state, uuid).and_then(|saved| serde_json::to_vec(&saved).ok());
         let Some(text) = saved else { return };
         let new = path.join(format!("{FILE}.new"));
-        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, path.join(FILE)));
+        let written = write_new(&new, &text).and_then(|()| fs::rename(&new, path.join(FILE)));
         if let Err(error) = written {
             tracing::warn!("a scrub's position is not kept: {error}");
         }

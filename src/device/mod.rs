@@ -34,6 +34,7 @@ mod file;
 mod memory;
 mod pool_dir;
 mod recording;
+mod regular;
 mod reserve;
 mod waiting;
 mod write_behind;
@@ -49,6 +50,7 @@ pub use file::{DeviceError, FileDevice};
 pub use memory::MemoryDevice;
 pub use pool_dir::{PoolDir, PoolDirError};
 pub use recording::{DeviceOp, Recorder};
+pub use regular::open_regular;
 pub use waiting::{Wait, watch_waits};
 
 /// One byte-addressed device; the module head states its contract.

@@ -10,7 +10,7 @@
 //! takes for a pool; a failed creation removes what it made.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::regular::open_regular;
 use super::reserve::{RESERVE, Reserve};
 use super::{FileDevice, Storage};
 
@@ -187,7 +188,7 @@ impl PoolDir {
     fn with_lock(path: &Path, lock: Arc<PoolLock>) -> Result<PoolDir, PoolDirError> {
         let open = |name: &str| -> Result<Arc<FileDevice>, PoolDirError> {
             let path = path.join(name);
-            let file = OpenOptions::new().read(true).write(true).open(&path);
+            let file = open_regular(OpenOptions::new().read(true).write(true), &path);
             device(file, "open", &path, &lock)
         };
         Ok(PoolDir {
@@ -310,7 +311,7 @@ fn refuse_unless_empty(path: &Path) -> Result<(), PoolDirError> {
 fn require_file(pool: &Path, name: &str) -> Result<(), PoolDirError> {
     let path = pool.join(name);
     let not_a_pool = |reason| PoolDirError::NotAPool { path: pool.to_owned(), reason };
-    match fs::metadata(&path) {
+    match fs::symlink_metadata(&path) {
         Ok(meta) if meta.is_file() => Ok(()),
         Ok(_) => Err(not_a_pool(format!("its `{name}` is not a regular file"))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -323,7 +324,7 @@ fn require_file(pool: &Path, name: &str) -> Result<(), PoolDirError> {
 /// Opens the lock file with `options`, takes the flock without waiting, and notes our PID in it.
 fn take_lock(pool: &Path, options: &mut OpenOptions) -> Result<Arc<PoolLock>, PoolDirError> {
     let path = pool.join(LOCK);
-    let file = match options.read(true).write(true).mode(0o600).open(&path) {
+    let file = match open_regular(options.read(true).write(true).mode(0o600), &path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             return Err(PoolDirError::InUse { path: pool.to_owned(), pid: read_pid(&path) });
         }
@@ -352,7 +353,7 @@ fn note_process(lock: &File) {
 }
 
 fn is_same_file(file: &File, path: &Path) -> io::Result<bool> {
-    let (ours, there) = (file.metadata()?, fs::metadata(path)?);
+    let (ours, there) = (file.metadata()?, fs::symlink_metadata(path)?);
     Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
 }
 
@@ -361,7 +362,11 @@ fn process_line() -> String {
 }
 
 fn read_pid(path: &Path) -> Option<u32> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+    const MAX_LINE_BYTES: u64 = 32;
+    let file = open_regular(OpenOptions::new().read(true), path).ok()?;
+    let mut line = String::new();
+    file.take(MAX_LINE_BYTES).read_to_string(&mut line).ok()?;
+    line.trim().parse().ok()
 }
 
 fn parent_of(path: &Path) -> &Path {

@@ -15,6 +15,8 @@ use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use super::regular::open_regular;
+
 /// Name of the file in the pool's directory.
 pub(super) const RESERVE: &str = "reserve";
 
@@ -30,7 +32,7 @@ impl Reserve {
     pub(super) fn open(dir: &Path) -> io::Result<Reserve> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(dir.join(RESERVE))?;
+        let file = open_regular(&mut options, &dir.join(RESERVE))?;
         let metadata = file.metadata()?;
         // A file of that length with holes would be no reserve.
         let kept_bytes = AtomicU64::new(metadata.len().min(metadata.blocks() * 512));

@@ -36,6 +36,54 @@ fn a_directory_that_is_no_pool() {
     assert_eq!(contents(&place.at("")), before);
 }
 
+/// What a stranger has put in the place of a pool's files leads nowhere, and keeps nobody waiting.
+#[test]
+fn a_pool_with_links_and_fifos_for_files() {
+    let place = Place::new();
+    let all = [
+        "superblock",
+        "journal",
+        "data",
+        "lock",
+        "reserve",
+        "log",
+        "scrub",
+        "scrub.new",
+        "control.sock",
+    ];
+    for name in all {
+        for fifo in [false, true] {
+            let pool = format!("{name}-{fifo}");
+            let trap = place.pool(&pool).join(name);
+            let mnt = format!("mnt-{pool}");
+            place.mkdir(&mnt);
+            fs::write(place.at("victim"), "not to be touched").unwrap();
+            let _ = fs::remove_file(&trap);
+            if fifo {
+                place.shell(&format!("mkfifo {}", trap.display())).ok();
+            } else {
+                std::os::unix::fs::symlink(place.at("victim"), &trap).unwrap();
+            }
+            let mut commands = vec![
+                format!("amberfs pool status {pool}"),
+                format!("amberfs check {pool}"),
+                format!("amberfs scrub {pool}"),
+                format!("amberfs scrub --status {pool}"),
+            ];
+            if can_mount() {
+                commands.push(format!("amberfs mount -o ro,nosuid,nodev {pool} {mnt}"));
+                commands.push(format!("amberfs umount {mnt}"));
+            }
+            for command in commands {
+                let said = place.shell(&format!("timeout 30 {command}"));
+                assert!(said.code <= 2, "{name}, {fifo}: `{command}`: {} {}", said.code, said.err);
+                let victim = fs::read_to_string(place.at("victim")).unwrap();
+                assert_eq!(victim, "not to be touched", "{name}: after `{command}`");
+            }
+        }
+    }
+}
+
 #[test]
 fn one_damaged_superblock_is_survived_and_two_are_not() {
     let place = Place::new();
