@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::abi::MAX_PAYLOAD_BYTES;
+use super::backing::Backing;
 use super::credentials::Credentials;
 use super::crew::Crew;
 use super::decode::{Header, Operation, Request};
@@ -30,6 +31,7 @@ pub(crate) struct Context {
     pub(crate) notifier: Notifier,
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) room: Room,
+    pub(crate) backing: Backing,
     /// Names the kernel's connection, in the journal too.
     pub(crate) session: u64,
     pub(crate) snapshot_dirs: SnapshotDirs,
@@ -198,7 +200,7 @@ impl Context {
 
     /// Data has come, or (none) a file is opened for writing: the room may have become short.
     pub(crate) fn look_at_room(&self, bytes: u64) {
-        if self.room.look(&self.fs, bytes) {
+        if self.room.look(&self.fs, &self.backing, bytes) {
             self.flusher.forget_attributes(&self.fs.open_for_write());
         }
     }

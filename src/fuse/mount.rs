@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 
+use super::backing::Backing;
 use super::device::Device;
 use super::dispatch::Context;
 use super::flush::Flusher;
@@ -22,7 +23,7 @@ use super::lane::Lanes;
 use super::notify::Notifier;
 use super::room::Room;
 use super::snapshot_dirs::SnapshotDirs;
-use super::{backing, handshake, sys, worker};
+use super::{handshake, sys, worker};
 use crate::fs::{Filesystem, NodeId};
 
 /// Workers that a mount has unless told otherwise.
@@ -351,6 +352,7 @@ impl Mount {
             notifier,
             flusher,
             room: Room::default(),
+            backing: Backing::default(),
             session,
             snapshot_dirs,
         });
@@ -384,7 +386,8 @@ impl Mount {
     fn identify(&mut self) -> io::Result<()> {
         self.device_number = device_number(&self.dir)?;
         self.context.flusher.set_device_number(self.device_number);
-        backing::tune(self.device_number);
+        self.context.backing.found(self.device_number);
+        self.context.look_at_room(0);
         Ok(())
     }
 

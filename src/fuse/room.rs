@@ -11,14 +11,18 @@
 //! known, not what for: reads at a file's end ask it, too. So the caller's system call is looked up
 //! (`/proc/PID/syscall`), which says how much is to be written; where it can't be, the write is admitted.
 //!
-//! Absent on purpose: files that were opened with plenty of room are written ahead as far as the kernel
-//! likes. What it holds when the room runs out may be more than is left; then later writes are refused, and
-//! of those before, close and fsync tell.
+//! While there is more room nobody is asked, and what the kernel holds is bounded so that it fits: by
+//! [`super::backing`], or by the kernel's own limit, and then room is short that much earlier. It is brought in
+//! before the first write that is asked for.
+//!
+//! Absent on purpose: what several mounts hold at the same time is not added up, and stores to shared mappings
+//! are not asked for.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::backing::Backing;
 use crate::fs::{Error, Filesystem};
 
 /// With less than that free, each write is asked for.
@@ -45,14 +49,22 @@ impl Room {
     }
 
     /// A file is opened for writing, or `bytes` of data have come; returns whether room has just become short.
-    pub(crate) fn look(&self, fs: &Filesystem, bytes: u64) -> bool {
+    pub(crate) fn look(&self, fs: &Filesystem, backing: &Backing, bytes: u64) -> bool {
         let unseen = self.unseen.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if bytes > 0 && unseen < LOOK_EVERY_BYTES && !self.is_short() {
             return false;
         }
         self.unseen.store(0, Ordering::Relaxed);
-        let short = fs.volume().space().free_bytes < SHORT_BYTES;
-        !self.short.swap(short, Ordering::AcqRel) && short
+        let free_bytes = fs.volume().space().free_bytes;
+        backing.room_is(free_bytes);
+        let short = free_bytes < SHORT_BYTES.max(2 * backing.imposed_limit());
+        let begins = short && !self.is_short();
+        if begins {
+            // As much as there can be: the first write that is asked for brings in what was written before.
+            *self.promised.lock() = u64::MAX;
+        }
+        self.short.store(short, Ordering::Release);
+        begins
     }
 
     /// Admits a write of `bytes`, or refuses it. `bring_in` makes the kernel pass on what it holds.

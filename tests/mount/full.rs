@@ -2,8 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 
+use crate::random::Random;
 use crate::support::TestMount;
 
 fn errno(error: &io::Error) -> Option<i32> {
@@ -24,13 +26,15 @@ fn fill(file: &mut File, step: usize) -> (u64, io::Error) {
 
 #[test]
 fn a_write_that_does_not_fit_fails_itself_and_all_before_it_are_there() {
-    for step in [100_000, 4096, 1 << 20] {
-        let m = TestMount::of_size(48 << 20);
+    // With little room from the beginning, and with room that the kernel could fill many times before anything comes.
+    for (size, step) in [(48, 100_000), (48, 4096), (48, 1 << 20), (400, 1 << 20), (200, 4096)] {
+        let size = size << 20;
+        let m = TestMount::of_size(size);
         let mut options = OpenOptions::new();
         let mut file = options.read(true).write(true).create(true).open(m.path("f")).unwrap();
         let (done, error) = fill(&mut file, step);
         assert_eq!(errno(&error), Some(libc::ENOSPC));
-        assert!(done > 20 << 20, "{done} bytes of 48 MiB");
+        assert!(done > size / 2 - (4 << 20) && done < size, "{done} bytes of {size}");
         file.sync_all().expect("what was acknowledged can be made durable");
         file.seek(SeekFrom::Start(0)).unwrap();
         let mut bytes = Vec::new();
@@ -45,7 +49,57 @@ fn a_write_that_does_not_fit_fails_itself_and_all_before_it_are_there() {
         let mut again = File::create(m.path("g")).unwrap();
         again.write_all(&vec![8; 10 << 20]).unwrap();
         again.sync_all().unwrap();
+        drop(again);
+        m.check();
     }
+}
+
+/// Overwriting needs room, too, and the kernel holds pages from all over the file.
+#[test]
+fn what_was_overwritten_at_random_until_it_did_not_fit_is_there() {
+    const BLOCK: usize = 4096;
+    let size: u64 = 300 << 20;
+    let m = TestMount::of_size(size);
+    let file = File::create_new(m.path("f")).unwrap();
+    let blocks = size as usize / 2 / BLOCK;
+    file.write_all_at(&vec![0; blocks * BLOCK], 0).unwrap();
+    file.sync_all().unwrap();
+    // Each snapshot keeps what is overwritten.
+    let mut expected = vec![0u64; blocks];
+    let mut random = Random::new(7);
+    let mut failed = false;
+    for round in 1.. {
+        match fs::create_dir(m.path(&format!(".snapshots/s{round}"))) {
+            Ok(()) => {}
+            Err(error) => {
+                assert_eq!(errno(&error), Some(libc::ENOSPC));
+                failed = true;
+            }
+        }
+        for _ in 0..if failed { 0 } else { blocks / 8 } {
+            let block = random.below(blocks);
+            let stamp = expected[block] + 1;
+            match file.write_at(&[stamp as u8; BLOCK], (block * BLOCK) as u64) {
+                Ok(_) => expected[block] = stamp,
+                Err(error) => {
+                    assert_eq!(errno(&error), Some(libc::ENOSPC));
+                    failed = true;
+                    break;
+                }
+            }
+        }
+        if failed {
+            assert!(round > 2, "full after {round} snapshots");
+            break;
+        }
+    }
+    file.sync_all().expect("what was acknowledged can be made durable");
+    let bytes = fs::read(m.path("f")).unwrap();
+    for (block, stamp) in bytes.chunks(BLOCK).zip(expected) {
+        assert!(block.iter().all(|byte| *byte == stamp as u8));
+    }
+    drop(file);
+    m.check();
 }
 
 #[test]

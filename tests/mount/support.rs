@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use amberfs::check;
 use amberfs::device::PoolDir;
 use amberfs::fs::{Atime, Filesystem, FsOptions, SnapDir, Timestamp};
 use amberfs::fuse::{Mount, MountOptions};
@@ -114,6 +115,15 @@ impl TestMount {
         let lock = eventually(|| PoolDir::open(&self.pool_dir.path().join("pool")));
         let pool = Pool::open(lock.storage(), open_options()).unwrap();
         self.mount_pool(pool, lock);
+    }
+
+    /// Unmounts, and proves that the pool is whole.
+    pub(crate) fn check(mut self) {
+        self.unmount();
+        let lock = eventually(|| PoolDir::open(&self.pool_dir.path().join("pool")));
+        let all = check::Options { data: true, ..check::Options::default() };
+        let report = check::check(&lock.storage(), &all, &mut |_| {}).unwrap();
+        assert!(report.is_clean(), "{:?}", report.problems);
     }
 
     fn unmount(&mut self) {
