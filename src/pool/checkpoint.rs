@@ -91,6 +91,7 @@ impl Pool {
         if planted(Planted::FreezeInTwoSteps) {
             drop(gate.take());
         }
+        self.count_shared_nodes();
         let mut lineage = self.lineage.lock();
         for (deadlist, dead) in dead {
             lineage.buffer_dead(deadlist, dead);

@@ -101,6 +101,8 @@ pub struct Pool {
     has_shared: AtomicBool,
     /// Nodes made since the last freeze.
     dirty_nodes: AtomicU64,
+    /// Nodes that heads share with the snapshots that they grew from, at most.
+    shared_nodes: AtomicU64,
     /// Blocks that the data file's length covers.
     grown_blocks: Mutex<u64>,
     failure: Mutex<Option<String>>,

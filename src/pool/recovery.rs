@@ -116,6 +116,7 @@ impl Pool {
             }
             other => other?,
         }
+        pool.count_shared_nodes();
         pool.start_background()?;
         Ok(pool)
     }
@@ -159,6 +160,7 @@ impl Pool {
             checkpointing: Mutex::new(CheckpointState { tree, superblock }),
             changed: AtomicBool::new(false),
             dirty_nodes: AtomicU64::new(0),
+            shared_nodes: AtomicU64::new(0),
             grown_blocks: Mutex::new(grown / BLOCK_SIZE as u64),
             failure: Mutex::new(None),
             background: Default::default(),

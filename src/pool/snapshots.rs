@@ -1,5 +1,6 @@
 //! Snapshots, clones and restores.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use super::space::bytes_of;
@@ -21,6 +22,13 @@ pub fn check_snapshot_name(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Nodes that a head of so many may share with the snapshot that it grew from.
+pub(super) fn shared_nodes(lineage: &Lineage, head: MemberId, nodes: u64) -> u64 {
+    let parent = lineage.member(head).and_then(|member| member.record.parent);
+    let root = parent.and_then(|parent| lineage.member(parent)).and_then(|it| it.root.as_ref());
+    root.map_or(0, |root| root.tree.nodes.min(nodes))
+}
+
 impl Pool {
     /// Freezes a volume as it is at this instant; durable after [`Pool::sync`].
     pub fn create_snapshot(self: &Arc<Self>, volume: VolumeId, name: &str) -> Result<SnapshotInfo> {
@@ -36,6 +44,7 @@ impl Pool {
     ) -> Result<Vec<SnapshotInfo>> {
         check_snapshot_name(name)?;
         let created = self.options.clock.now();
+        let heads = self.head_nodes(volumes);
         self.change_lineage(Intent::Grow, |lineage| {
             let mut snapshots = Vec::new();
             for (volume, next) in volumes.iter().zip(lineage.next_member..) {
@@ -45,6 +54,9 @@ impl Pool {
                 }
                 snapshots.push(NewSnapshot { volume: *volume, member: MemberId(next) });
             }
+            let more =
+                heads.iter().map(|(head, nodes)| nodes - shared_nodes(lineage, *head, *nodes));
+            self.check_room_for_copies(more.sum())?;
             let members: Vec<_> = snapshots.iter().map(|new| new.member).collect();
             Ok((Record::Snapshot { created, name: name.to_owned(), snapshots }, members))
         })
@@ -80,7 +92,9 @@ impl Pool {
         let created = self.options.clock.now();
         let volume = self.change_lineage(Intent::Grow, |lineage| {
             no_volume_named(lineage, name)?;
-            lineage.member(origin).filter(|member| member.is_snapshot()).ok_or(Error::Stale)?;
+            let origin_member = lineage.member(origin).filter(|member| member.is_snapshot());
+            let root = origin_member.ok_or(Error::Stale)?.root.as_ref();
+            self.check_room_for_copies(root.map_or(0, |root| root.tree.nodes))?;
             let volume = VolumeId(lineage.next_volume);
             let head = MemberId(lineage.next_member);
             let name = name.to_owned();
@@ -102,6 +116,8 @@ impl Pool {
         self.change_lineage(Intent::Grow, |lineage| {
             let origin = find(lineage, volume, snapshot)?;
             can_snapshot(lineage, volume, keep_as)?;
+            let root = lineage.member(origin).and_then(|member| member.root.as_ref());
+            self.check_room_for_copies(root.map_or(0, |root| root.tree.nodes))?;
             let (kept, head) = (MemberId(lineage.next_member), MemberId(lineage.next_member + 1));
             let name = keep_as.to_owned();
             Ok((Record::Restore { volume, origin, kept, head, created, name }, ()))
@@ -159,6 +175,27 @@ impl Pool {
         }
     }
 
+    /// Counts the nodes that heads may share with the snapshots that they grew from. The gate is closed.
+    pub(super) fn count_shared_nodes(&self) {
+        let volumes = self.volumes.read();
+        let shared = volumes.values().map(|volume| {
+            let head = volume.head.read();
+            shared_nodes(&self.lineage.lock(), head.member, head.root.tree.nodes)
+        });
+        self.shared_nodes.store(shared.sum(), Ordering::Relaxed);
+    }
+
+    /// Heads and the nodes that each has.
+    fn head_nodes(&self, volumes: &[VolumeId]) -> Vec<(MemberId, u64)> {
+        let heads = self.volumes.read();
+        let heads = volumes.iter().filter_map(|volume| heads.get(volume));
+        let nodes = heads.map(|volume| {
+            let head = volume.head.read();
+            (head.member, head.root.tree.nodes)
+        });
+        nodes.collect()
+    }
+
     /// Tells heads what a member's end has made of their ancestors. The gate is closed.
     pub(super) fn refresh_heads(&self) {
         for volume in self.volumes.read().values() {
@@ -211,7 +248,7 @@ impl Pool {
             head.parent_epoch = epoch;
             head.ancestors.push(epoch);
         }
-        self.epoch.store(epoch.0 + 1, std::sync::atomic::Ordering::Release);
+        self.epoch.store(epoch.0 + 1, Ordering::Release);
         Ok(())
     }
 

@@ -8,6 +8,8 @@ use crate::space::Class;
 
 /// Most that is kept back for deletes and checkpoints.
 const MAX_RESERVE_BLOCKS: u64 = (64 << 20) / BLOCK_SIZE as u64;
+/// Most that is kept back for copies of nodes that snapshots share: one part in so many of the pool.
+const COPIES_PART: u64 = 4;
 /// Most of the host's space that is kept for checkpoints on a full host: half of what the dirty nodes may
 /// take under the default memory limit, and what a checkpoint writes as a rule.
 const MAX_HOST_RESERVE_BYTES: u64 = 32 << 20;
@@ -50,12 +52,38 @@ impl Pool {
         (total / 16).min(MAX_RESERVE_BLOCKS)
     }
 
+    /// Blocks that copies of so many nodes take: to delete a file that a snapshot has, its nodes are copied, and
+    /// nothing is freed. Each is copied once.
+    fn blocks_of_copies(nodes: u64, total: u64) -> u64 {
+        nodes.saturating_mul(u64::from(NODE_BLOCKS)).min(total / COPIES_PART)
+    }
+
+    /// Blocks that what takes space leaves alone: the reserve, and room for copies of all nodes that heads share
+    /// with snapshots, at most [`COPIES_PART`].
+    fn kept_from_growth(&self, total: u64) -> u64 {
+        let copies = Self::blocks_of_copies(self.shared_nodes.load(Ordering::Relaxed), total);
+        self.reserve_blocks(total) + copies
+    }
+
+    /// Fails unless there is room to delete everything once heads share so many more nodes with snapshots.
+    pub(super) fn check_room_for_copies(&self, more_nodes: u64) -> Result<()> {
+        let space = self.space.lock();
+        let total = space.total_blocks();
+        let nodes = self.shared_nodes.load(Ordering::Relaxed) + more_nodes;
+        let kept = self.reserve_blocks(total) + Self::blocks_of_copies(nodes, total);
+        if space.free_blocks() + space.held_blocks() <= kept { Err(Error::NoSpace) } else { Ok(()) }
+    }
+
     /// Returns the least room for nodes with which an operation of this kind may begin.
     ///
-    /// Data leaves the whole reserve to nodes. Of that, what only takes space may use one half, so that
+    /// Data leaves all that is kept back to nodes. Of the reserve, what only takes space may use one half, so that
     /// deletes have the other.
-    fn node_floor(intent: Intent, reserve: u64) -> u64 {
-        if intent == Intent::Grow { reserve / 2 } else { reserve / 8 * 3 }
+    fn node_floor(&self, intent: Intent, total: u64) -> u64 {
+        let reserve = self.reserve_blocks(total);
+        match intent {
+            Intent::Grow => self.kept_from_growth(total) - reserve / 2,
+            Intent::Shrink => reserve / 8 * 3,
+        }
     }
 
     /// Returns the room for nodes that no operation on a head may take: a copy of a large tree, one delete
@@ -102,9 +130,9 @@ impl Pool {
                 return Err(Error::NoSpace);
             }
             let space = self.space.lock();
-            let reserve = self.reserve_blocks(total);
-            let floor = Self::node_floor(intent, reserve);
-            if space.free_blocks() <= reserve || space.node_blocks() <= floor {
+            let floor = self.node_floor(intent, total);
+            let kept = self.kept_from_growth(total);
+            if space.free_blocks() <= kept || space.node_blocks() <= floor {
                 return Err(Error::NoSpace);
             }
         }
@@ -130,8 +158,11 @@ impl Pool {
         let (soon, now) = self.dirty_limits(for_nodes, reserve);
         // What is freed comes back with a checkpoint: a delete on a full pool waits for it when even the
         // reserve runs out, a write when it would be refused.
-        let floor = if intent == Intent::Grow { reserve } else { reserve / 2 };
-        let short = free <= floor || for_nodes <= Self::node_floor(intent, reserve);
+        let floor = match intent {
+            Intent::Grow => self.kept_from_growth(total),
+            Intent::Shrink => reserve / 2,
+        };
+        let short = free <= floor || for_nodes <= self.node_floor(intent, total);
         if used > capacity / 4 * 3 || dirty > now || (short && held > 0) {
             Need::Now
         } else if used > capacity / 2 || dirty > soon {
@@ -147,9 +178,9 @@ impl Pool {
         for again in [true, false] {
             let (run, held) = {
                 let mut space = self.space.lock();
-                let reserve = self.reserve_blocks(space.total_blocks());
-                space.set_node_reserve(reserve);
-                let room = space.free_blocks().saturating_sub(reserve).min(u64::from(want)) as u32;
+                let kept = self.kept_from_growth(space.total_blocks());
+                space.set_node_reserve(kept);
+                let room = space.free_blocks().saturating_sub(kept).min(u64::from(want)) as u32;
                 let run = if room > 0 { space.allocate(Class::Data, room) } else { None };
                 (run, space.held_blocks())
             };
@@ -189,7 +220,7 @@ impl Pool {
         let block = BLOCK_SIZE as u64;
         let host = self.storage.data.available_bytes().unwrap_or(u64::MAX);
         // What is held comes back by itself; what the host no longer has does not.
-        let unreserved = (free + held).saturating_sub(self.reserve_blocks(total)) * block;
+        let unreserved = (free + held).saturating_sub(self.kept_from_growth(total)) * block;
         let free_bytes = unreserved.min(host);
         let used_bytes = total.saturating_sub(free + held) * block;
         Figures { total_bytes: (total * block).min(used_bytes.saturating_add(host)), free_bytes }

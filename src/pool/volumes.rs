@@ -70,6 +70,7 @@ impl Pool {
         let done = self.apply_lineage(&record);
         // With the gate still closed, or a checkpoint that waits for it would keep half a change.
         done.map_err(|error| self.fail("changing the lineage", error))?;
+        self.count_shared_nodes();
         drop(changing);
         drop(gate);
         self.journal.write_out(seq).map_err(|e| self.fail("writing the journal", e.into()))?;
