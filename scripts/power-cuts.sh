@@ -117,7 +117,10 @@ echo "power-cuts: a machine that syncs nothing was found out after $cuts cuts, $
 cuts=0 begun=$SECONDS operations=0
 new_machine
 while [ "$cuts" -lt "$count" ]; do
-    run_and_cut work || complain "not all is there"
+    if ! run_and_cut work; then
+        says FAILED || complain "the machine ended by itself"
+        complain "not all is there"
+    fi
     verified=$(sed -n 's/^power_cut: verified .* rounds, \([0-9]*\) new operations.*/\1/p' "$work/console")
     operations=$((operations + ${verified:-0}))
     cuts=$((cuts + 1))

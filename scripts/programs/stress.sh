@@ -5,7 +5,7 @@
 . "$(dirname "$0")/lib.sh"
 
 # Those that need other filesystems or modules, or have nothing to do with files.
-excluded='binderfs bind-mount procfs io ioprio eventfd handle dnotify'
+excluded='binderfs bind-mount procfs ioprio eventfd'
 
 stressors() {
     stress-ng --class 'filesystem?' 2>&1 | sed -n 's/^class .*stressors: //p' | tr ' ' '\n' |
