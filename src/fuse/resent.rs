@@ -77,3 +77,6 @@ pub(crate) fn copied(wide: bool, len: u64) -> Out {
         count(len)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,406 @@
+//! Every request that changes something: carried out, without a kernel, by a process that dies before its reply is
+//! read, and sent again to the next one.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+
+use super::super::abi::{IN_HEADER_BYTES, OUT_HEADER_BYTES, fattr, opcode};
+use super::super::backing::Backing;
+use super::super::device::Device;
+use super::super::flush::Flusher;
+use super::super::notify::Notifier;
+use super::super::room::Room;
+use super::super::snapshot_dirs::SnapshotDirs;
+use super::*;
+use crate::device::Storage;
+use crate::format::{Key, ROOT_INODE, Timestamp};
+use crate::fs::{Caller, Filesystem, FsOptions, WriteFlags};
+use crate::pool::{Clock, CreateOptions, OpenOptions, Pool};
+
+const ROOT: NodeId = NodeId::ROOT;
+
+#[derive(Default)]
+struct Ticks(AtomicI64);
+
+impl Clock for Ticks {
+    fn now(&self) -> Timestamp {
+        Timestamp { sec: self.0.fetch_add(1, Ordering::Relaxed), nsec: 0 }
+    }
+}
+
+fn options(keep_answers: bool) -> OpenOptions {
+    static NONCE: AtomicU64 = AtomicU64::new(1);
+    let nonce = NONCE.fetch_add(1, Ordering::Relaxed);
+    let clock = Arc::new(Ticks(AtomicI64::new(nonce as i64 * 1_000_000)));
+    OpenOptions { background: false, nonce, keep_answers, ..OpenOptions::new(clock) }
+}
+
+/// A process that serves the volume, and the kernel's end of its connection.
+struct Served {
+    pool: Arc<Pool>,
+    context: Context,
+    kernel: OwnedFd,
+}
+
+impl Served {
+    fn new(pool: Arc<Pool>, inherited: bool) -> Served {
+        let volume = pool.volume("main").unwrap();
+        let fs = match inherited {
+            true => Filesystem::inherit(volume, FsOptions::default()),
+            false => Filesystem::new(volume, FsOptions::default()),
+        };
+        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+        let (kernel, ours) = socketpair(family, kind, SocketFlags::empty(), None).unwrap();
+        let device = Arc::new(Device::new(ours));
+        let notifier = Notifier::new(Arc::clone(&device));
+        let context = Context {
+            fs: Arc::new(fs.unwrap()),
+            device,
+            crew: Arc::default(),
+            flusher: Arc::new(Flusher::new("/nowhere".into(), notifier.clone(), None)),
+            snapshot_dirs: SnapshotDirs::new(notifier.clone()),
+            notifier,
+            room: Room::default(),
+            backing: Backing::default(),
+            session: 9,
+        };
+        Served { pool, context, kernel }
+    }
+
+    /// Carries a request out; returns the errno of the reply, and what it says of a new file.
+    fn serve(&self, bytes: &[u8]) -> (i32, Option<u64>) {
+        let request = Request::decode(bytes).unwrap();
+        let unique = request.header.unique;
+        let makes = makes_an_entry(&request.operation);
+        let reply = Reply::new(Arc::clone(&self.context.device), unique, true);
+        self.context.dispatch(request, reply, &mut Scratch::new());
+        let mut received = [0; 4096];
+        loop {
+            let (len, _) = recv(&self.kernel, &mut received[..], RecvFlags::empty()).unwrap();
+            let word = |at: usize| u64::from_ne_bytes(received[at..at + 8].try_into().unwrap());
+            // Notifications have no number.
+            if word(8) == unique {
+                let error = i32::from_ne_bytes(received[4..8].try_into().unwrap());
+                let entry = makes && len > OUT_HEADER_BYTES;
+                return (-error, entry.then(|| word(OUT_HEADER_BYTES)));
+            }
+        }
+    }
+
+    /// All that the volume is made of, times included, and its snapshots' names.
+    fn state(&self) -> (Vec<(Key, Vec<u8>)>, BTreeSet<String>) {
+        let volume = self.context.fs.volume();
+        let source = volume.source();
+        let guard = source.read().unwrap();
+        let mut records = Vec::new();
+        let mut visit = |key: Key, value: &[u8]| {
+            records.push((key, value.to_vec()));
+            ControlFlow::Continue(())
+        };
+        guard.reader().range(Key::MIN, Key::MAX, &mut visit).unwrap();
+        drop(guard);
+        let snapshots = self.pool.snapshots(volume.id()).into_iter().map(|it| it.name);
+        (records, snapshots.collect())
+    }
+
+    /// The process dies; the next one knows what was answered, or not.
+    fn die(self, storage: &Storage, keep_answers: bool) -> Served {
+        self.pool.abandon();
+        drop(self);
+        let pool = Pool::open(storage.clone(), options(keep_answers)).unwrap();
+        Served::new(pool, true)
+    }
+}
+
+/// Names of nodes that every volume of these tests has.
+struct Nodes {
+    file: u64,
+    other: u64,
+}
+
+/// A volume with files, an empty directory `dir`, and two snapshots.
+fn volume() -> (Storage, Served, Nodes) {
+    let storage = Storage::memory();
+    let create = CreateOptions {
+        size_bytes: Some(512 << 20),
+        journal_bytes: 4 << 20,
+        uuid: [1; 16],
+        seed: [2; 32],
+    };
+    let pool = Pool::create(storage.clone(), &create, options(false)).unwrap();
+    let root = Filesystem::format_root(Timestamp::default(), 0, 0, 0o755);
+    pool.create_volume("main", &root).unwrap();
+    let served = Served::new(pool, false);
+    let (fs, caller) = (&served.context.fs, Caller::root());
+    let make = |name: &[u8], len: usize| {
+        let (entry, handle) = fs.create(&caller, ROOT, name, 0o644, libc::O_RDWR).unwrap();
+        fs.write(entry.node, handle, 0, &vec![name[0]; len], WriteFlags::default()).unwrap();
+        fs.setxattr(&caller, entry.node, b"user.there", b"value", 0, false).unwrap();
+        fs.release(entry.node, handle);
+        entry.node.0
+    };
+    let nodes = Nodes { file: make(b"file", 20_000), other: make(b"other", 300) };
+    fs.mkdir(&caller, ROOT, b"dir", 0o755).unwrap();
+    for name in ["first", "second"] {
+        fs.create_snapshot(name).unwrap();
+    }
+    (storage, served, nodes)
+}
+
+fn request(code: u32, unique: u64, node: u64, body: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(IN_HEADER_BYTES + body.len()).unwrap();
+    let mut bytes = words(&[len, code]);
+    bytes.extend(longs(&[unique, node]));
+    bytes.extend(words(&[0, 0, std::process::id(), 0]));
+    bytes.extend(body);
+    bytes
+}
+
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+fn longs(longs: &[u64]) -> Vec<u8> {
+    longs.iter().flat_map(|long| long.to_ne_bytes()).collect()
+}
+
+/// `fuse_setattr_in`: what is set, a size and a mode.
+fn setattr(valid: u32, size: u64, mode: u32) -> Vec<u8> {
+    let mut body = words(&[valid, 0]);
+    body.extend(longs(&[0, size, 0, 11, 22, 33]));
+    body.extend(words(&[0, 0, 0, mode, 0, 7, 8, 0]));
+    body
+}
+
+fn renamed(flags: u32, names: &[u8]) -> Vec<u8> {
+    [longs(&[ROOT.0]), words(&[flags, 0]), names.to_vec()].concat()
+}
+
+/// What a case sends: its name, opcode, node and body; and whether to do it twice is another thing than once.
+type Case = (&'static str, u32, u64, Vec<u8>, bool);
+
+fn cases(nodes: &Nodes) -> Vec<Case> {
+    [attributes(nodes), names(nodes), snapshots(), content(nodes)].concat()
+}
+
+fn flags(flags: i32) -> u32 {
+    flags.cast_unsigned()
+}
+
+fn named(front: &[u32], name: &[u8]) -> Vec<u8> {
+    [words(front), name.to_vec()].concat()
+}
+
+fn attributes(nodes: &Nodes) -> Vec<Case> {
+    let file = nodes.file;
+    let xattr = named(&[3, flags(libc::XATTR_CREATE), 0, 0], b"user.new\0abc");
+    vec![
+        ("mode", opcode::SETATTR, file, setattr(fattr::MODE, 0, 0o100_600), true),
+        ("owner", opcode::SETATTR, file, setattr(fattr::UID | fattr::GID, 0, 0), true),
+        ("times", opcode::SETATTR, file, setattr(fattr::MTIME | fattr::ATIME_NOW, 0, 0), true),
+        ("truncate", opcode::SETATTR, file, setattr(fattr::SIZE, 5000, 0), true),
+        ("extend", opcode::SETATTR, file, setattr(fattr::SIZE, 50_000, 0), true),
+        ("setxattr", opcode::SETXATTR, file, xattr, true),
+        ("removexattr", opcode::REMOVEXATTR, file, b"user.there\0".to_vec(), true),
+    ]
+}
+
+fn names(nodes: &Nodes) -> Vec<Case> {
+    let (root, file) = (ROOT.0, nodes.file);
+    let whiteout = renamed(libc::RENAME_WHITEOUT, b"file\0moved\0");
+    vec![
+        ("symlink", opcode::SYMLINK, root, b"new\0target\0".to_vec(), true),
+        ("mknod", opcode::MKNOD, root, named(&[libc::S_IFIFO | 0o644, 0, 0, 0], b"new\0"), true),
+        ("mkdir", opcode::MKDIR, root, named(&[0o755, 0], b"new\0"), true),
+        ("unlink", opcode::UNLINK, root, b"file\0".to_vec(), true),
+        ("rmdir", opcode::RMDIR, root, b"dir\0".to_vec(), true),
+        (
+            "rename",
+            opcode::RENAME,
+            root,
+            [longs(&[root]), b"file\0moved\0".to_vec()].concat(),
+            true,
+        ),
+        ("rename over", opcode::RENAME2, root, renamed(0, b"file\0other\0"), true),
+        (
+            "noreplace",
+            opcode::RENAME2,
+            root,
+            renamed(libc::RENAME_NOREPLACE, b"file\0moved\0"),
+            true,
+        ),
+        ("exchange", opcode::RENAME2, root, renamed(libc::RENAME_EXCHANGE, b"file\0other\0"), true),
+        ("whiteout", opcode::RENAME2, root, whiteout, true),
+        ("link", opcode::LINK, root, [longs(&[file]), b"hard\0".to_vec()].concat(), true),
+    ]
+}
+
+fn snapshots() -> Vec<Case> {
+    let snapshots = NodeId::snapshot_dir(ROOT_INODE).0;
+    vec![
+        ("snapshot", opcode::MKDIR, snapshots, named(&[0o755, 0], b"third\0"), true),
+        ("delete a snapshot", opcode::RMDIR, snapshots, b"first\0".to_vec(), true),
+        (
+            "rename a snapshot",
+            opcode::RENAME,
+            snapshots,
+            [longs(&[snapshots]), b"first\0last\0".to_vec()].concat(),
+            true,
+        ),
+    ]
+}
+
+fn content(nodes: &Nodes) -> Vec<Case> {
+    let (root, file) = (ROOT.0, nodes.file);
+    let handle = libc::O_RDWR as u64 + 1;
+    let create = |more: i32, name: &[u8]| {
+        named(&[flags(libc::O_CREAT | libc::O_WRONLY | more), 0o100_644, 0, 0], name)
+    };
+    let copy = longs(&[handle, 100, nodes.other, handle, 50, 9000, 0]);
+    let write = [
+        longs(&[handle, 19_000]),
+        words(&[5, 0]),
+        longs(&[0]),
+        words(&[flags(libc::O_RDWR), 0]),
+        b"hello".to_vec(),
+    ];
+    let allocate = |mode: u32| [longs(&[handle, 4096, 40_000]), words(&[mode, 0])].concat();
+    vec![
+        ("open", opcode::OPEN, file, words(&[flags(libc::O_WRONLY | libc::O_TRUNC), 0]), true),
+        ("create", opcode::CREATE, root, create(0, b"new\0"), false),
+        ("create exclusively", opcode::CREATE, root, create(libc::O_EXCL, b"new\0"), true),
+        ("create over", opcode::CREATE, root, create(libc::O_TRUNC, b"file\0"), true),
+        ("tmpfile", opcode::TMPFILE, root, create(0, b"\0"), true),
+        ("write", opcode::WRITE, file, write.concat(), true),
+        ("allocate", opcode::FALLOCATE, file, allocate(0), true),
+        ("punch", opcode::FALLOCATE, file, allocate(3), true),
+        ("copy", opcode::COPY_FILE_RANGE, file, copy.clone(), true),
+        ("copy, widely", opcode::COPY_FILE_RANGE_64, file, copy, true),
+    ]
+}
+
+fn makes_an_entry(operation: &Operation<'_>) -> bool {
+    matches!(
+        operation,
+        Operation::MkNod { .. }
+            | Operation::MkDir { .. }
+            | Operation::Symlink { .. }
+            | Operation::Link { .. }
+            | Operation::Create { .. }
+            | Operation::TmpFile { .. }
+    )
+}
+
+/// Whether an operation changes the volume. Reading, too, may set an access time: to any time, once or twice.
+fn changes(operation: &Operation<'_>) -> Option<&'static str> {
+    match operation {
+        Operation::SetAttr(_) => Some("SetAttr"),
+        Operation::Symlink { .. } => Some("Symlink"),
+        Operation::MkNod { .. } => Some("MkNod"),
+        Operation::MkDir { .. } => Some("MkDir"),
+        Operation::Unlink { .. } => Some("Unlink"),
+        Operation::RmDir { .. } => Some("RmDir"),
+        Operation::Rename { .. } => Some("Rename"),
+        Operation::Link { .. } => Some("Link"),
+        Operation::Open { .. } => Some("Open"),
+        Operation::Create { .. } => Some("Create"),
+        Operation::TmpFile { .. } => Some("TmpFile"),
+        Operation::Write { .. } => Some("Write"),
+        Operation::SetXattr { .. } => Some("SetXattr"),
+        Operation::RemoveXattr { .. } => Some("RemoveXattr"),
+        Operation::Fallocate { .. } => Some("Fallocate"),
+        Operation::CopyFileRange(_) => Some("CopyFileRange"),
+        Operation::Lookup { .. }
+        | Operation::Forget { .. }
+        | Operation::BatchForget { .. }
+        | Operation::GetAttr { .. }
+        | Operation::ReadLink
+        | Operation::Read { .. }
+        | Operation::StatFs
+        | Operation::Release { .. }
+        | Operation::Fsync { .. }
+        | Operation::GetXattr { .. }
+        | Operation::ListXattr { .. }
+        | Operation::Flush
+        | Operation::OpenDir
+        | Operation::ReadDir { .. }
+        | Operation::ReleaseDir { .. }
+        | Operation::FsyncDir { .. }
+        | Operation::Access
+        | Operation::Interrupt
+        | Operation::Bmap
+        | Operation::Destroy
+        | Operation::NotifyReply
+        | Operation::Lseek { .. }
+        | Operation::SyncFs
+        | Operation::Statx
+        | Operation::Unknown => None,
+    }
+}
+
+#[test]
+fn there_is_a_case_for_every_operation_that_changes_something() {
+    let (_, _, nodes) = volume();
+    let tried: BTreeSet<_> = cases(&nodes)
+        .iter()
+        .filter_map(|(_, code, node, body, _)| {
+            changes(&Request::decode(&request(*code, 2, *node, body)).unwrap().operation)
+        })
+        .collect();
+    // As many as `changes` names.
+    assert_eq!(tried.len(), 16, "{tried:?}");
+}
+
+/// Carries a case out, lets the process die and sends the request again; returns what is wrong with that.
+fn sent_again(case: usize, keep_answers: bool) -> Option<String> {
+    let (storage, first, nodes) = volume();
+    let (name, code, node, body, _) = cases(&nodes).swap_remove(case);
+    let before = first.state();
+    let answer = first.serve(&request(code, 2, node, &body));
+    assert_eq!(answer.0, 0, "{name} does not work");
+    let once = first.state();
+    assert_ne!(before, once, "{name} changes nothing");
+    let next = first.die(&storage, keep_answers);
+    assert_eq!(next.state(), once, "{name} has not survived");
+    let again = next.serve(&request(code, 2 | RESENT, node, &body));
+    if again != answer {
+        return Some(format!("{name}: the reply is {again:?}, was {answer:?}"));
+    }
+    (next.state() != once).then(|| format!("{name}: it was carried out twice"))
+}
+
+#[test]
+fn what_was_carried_out_is_answered_and_not_carried_out_again() {
+    let (_, _, nodes) = volume();
+    let wrong: Vec<_> =
+        (0..cases(&nodes).len()).filter_map(|case| sent_again(case, true)).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The fault that the test above is there to find.
+#[test]
+fn a_process_that_has_forgotten_the_answers_is_found_out() {
+    let (_, _, nodes) = volume();
+    for (case, (name, .., differs)) in cases(&nodes).iter().enumerate() {
+        let wrong = sent_again(case, false);
+        assert_eq!(wrong.is_some(), *differs, "{name}: {wrong:?}");
+    }
+}
+
+#[test]
+fn what_was_not_carried_out_is_carried_out() {
+    let (_, _, nodes) = volume();
+    for case in 0..cases(&nodes).len() {
+        let (storage, first, nodes) = volume();
+        let (name, code, node, body, _) = cases(&nodes).swap_remove(case);
+        let before = first.state();
+        let next = first.die(&storage, true);
+        assert_eq!(next.serve(&request(code, 2 | RESENT, node, &body)).0, 0, "{name}");
+        assert_ne!(next.state(), before, "{name}");
+    }
+}
