@@ -122,6 +122,13 @@ pub(crate) struct World {
     names: u32,
 }
 
+impl Drop for World {
+    /// A pool and its volumes hold each other until then, and with them all that was recorded.
+    fn drop(&mut self) {
+        self.pool.abandon();
+    }
+}
+
 /// A pool with empty volumes, on which a recording begins; `plant` may put something between the two.
 fn fresh(
     shape: Shape,
