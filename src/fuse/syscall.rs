@@ -1,24 +1,32 @@
 //! Which system call a caller waits in, where a request does not say what it is for.
 //!
-//! `/proc/PID/syscall` tells of a thread that sleeps: its number and arguments. The caller waits for our
-//! reply, so it does. Root may look at every thread; of others nothing may be known.
+//! `/proc/PID/syscall` tells of a thread that sleeps: its number and arguments. A caller that waits for our reply
+//! does, or is about to: where processors are few, the request may be here before it has got to sleep. Root may
+//! look at every thread; of others nothing may be known.
 //!
 //! Reading it takes `exec_update_lock`, which a thread that executes a new program holds for writing, and only
 //! once it is alone in its process: a thread that waits for us keeps its siblings from getting there.
 
-/// Bytes that a waiting thread's system call is to write; none if it is no such call, or can't be seen.
+use std::time::{Duration, Instant};
+
+/// How long a thread that is about to sleep may be kept from it.
+const LONGEST: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_micros(100);
+
+/// Bytes that the system call of a thread that waits for us is to write; none if it is no such call, or can't be
+/// seen.
 pub(crate) fn bytes_to_write(thread: u32) -> Option<u64> {
-    length(&read(thread)?)
+    length(&read_asleep(thread)?)
 }
 
-/// Whether a thread waits in a system call that writes.
+/// Whether a thread, which may not wait for us, sleeps in a system call that writes.
 pub(crate) fn writes(thread: u32) -> bool {
-    bytes_to_write(thread).is_some()
+    read(thread).as_deref().and_then(length).is_some()
 }
 
-/// Whether a thread is truncating a file, as far as can be seen: what can't counts as if.
+/// Whether a thread that waits for us is truncating a file, as far as can be seen: what can't counts as if.
 pub(crate) fn truncates(thread: u32) -> bool {
-    let call = read(thread);
+    let call = read_asleep(thread);
     let number = call.as_deref().and_then(|call| call.split_ascii_whitespace().next());
     match number.and_then(|number| number.parse().ok()) {
         Some(number) => {
@@ -30,6 +38,18 @@ pub(crate) fn truncates(thread: u32) -> bool {
 
 fn read(thread: u32) -> Option<String> {
     std::fs::read_to_string(format!("/proc/{thread}/syscall")).ok()
+}
+
+/// As [`read`], when the thread has got to sleep.
+fn read_asleep(thread: u32) -> Option<String> {
+    let begun = Instant::now();
+    loop {
+        let call = read(thread)?;
+        if !call.starts_with("running") || begun.elapsed() > LONGEST {
+            return Some(call);
+        }
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// Reads `NUMBER 0xARGUMENT...`.
@@ -62,5 +82,23 @@ mod tests {
         assert_eq!(length(&call(libc::SYS_read)), None);
         assert_eq!(length("running\n"), None);
         assert_eq!(length("1 0x3"), None);
+    }
+
+    #[test]
+    fn a_caller_that_has_not_got_to_sleep_yet_is_waited_for() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let caller = std::thread::spawn(move || {
+            tell.send(rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned()).unwrap();
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_millis(50) {
+                std::hint::spin_loop();
+            }
+            // More than a pipe takes.
+            rustix::io::write(&writer, &[1; 1 << 20]).unwrap();
+        });
+        assert_eq!(bytes_to_write(told.recv().unwrap()), Some(1 << 20));
+        drop(reader);
+        let _ = caller.join();
     }
 }
