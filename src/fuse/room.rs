@@ -23,14 +23,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::backing::Backing;
+use crate::format::{BLOCK_SIZE, NODE_SIZE};
 use crate::fs::{Error, Filesystem};
 
 /// With less than that free, each write is asked for.
 const SHORT_BYTES: u64 = 64 << 20;
 /// Bytes written between two looks at what is free, while there is plenty.
 const LOOK_EVERY_BYTES: u64 = 16 << 20;
-/// A write's first and last block may be new without being whole.
-const PARTIAL_BYTES: u64 = 2 * 4096;
+/// What a write takes beyond its bytes: its first and last block may be new without being whole, and the nodes that
+/// map them are copied, with a node more where one is split.
+const OVERHEAD_BYTES: u64 = 2 * BLOCK_SIZE as u64 + 2 * NODE_SIZE as u64;
 
 /// What a mount knows of its volume's room.
 #[derive(Debug, Default)]
@@ -74,7 +76,7 @@ impl Room {
         bytes: u64,
         bring_in: impl FnOnce(),
     ) -> Result<(), Error> {
-        let wanted = bytes.saturating_add(PARTIAL_BYTES);
+        let wanted = bytes.saturating_add(OVERHEAD_BYTES);
         if self.promise(fs, wanted) {
             return Ok(());
         }
