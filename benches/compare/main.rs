@@ -5,16 +5,15 @@
 //! outcome is a table of medians and ratios ([`report`]), with `--json` every figure, with `--plot` a
 //! picture. Everything is taken down at the end, after a failure, and when a signal asks for it.
 
-mod drivers;
-mod failure;
 mod ground;
 mod plot;
-mod programs;
 mod report;
 mod rows;
 mod scale;
 mod stage;
 mod statistics;
+#[path = "../support/mod.rs"]
+mod support;
 mod sys;
 mod targets;
 mod workloads;
@@ -34,6 +33,7 @@ use ground::Ground;
 use report::Outcome;
 use scale::Scale;
 use stage::Stage;
+use support::{amber, drivers, failure, mount_point, programs};
 use targets::Target;
 use workloads::{WORKLOADS, Workload};
 

@@ -1,23 +1,12 @@
-//! AmberFS: the release binary, a pool on the host filesystem, its volume `main`.
+//! AmberFS, as a target.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use super::{MountPoint, Snapshots, Target, settled};
+use super::{Snapshots, Target, settled};
+use crate::amber::{Amber, amberfs};
 use crate::failure::{Failure, Result};
-use crate::programs::{command, run};
-
-/// A mounted pool. Its daemon ends with its last mount.
-pub(super) struct Amber {
-    mount: MountPoint,
-    pool: PathBuf,
-}
-
-/// A command line of the program that was built with this benchmark.
-fn amberfs(args: &[&str]) -> Command {
-    command(env!("CARGO_BIN_EXE_amberfs"), args)
-}
+use crate::programs::run;
 
 /// Returns the names in the directory `dir`.
 pub(super) fn names_in(dir: &Path) -> Result<Vec<String>> {
@@ -29,46 +18,13 @@ pub(super) fn names_in(dir: &Path) -> Result<Vec<String>> {
     entries.map(name).collect()
 }
 
-impl Amber {
-    pub(super) fn new(dir: &Path) -> Result<Amber> {
-        let made = Amber { mount: MountPoint::new(dir.join("mnt"))?, pool: dir.join("pool") };
-        run(amberfs(&["mount", "--create"]).arg(&made.pool).arg(&made.mount.0))?;
-        Ok(made)
-    }
-
-    fn mount(&self) -> Result<()> {
-        run(amberfs(&["mount"]).arg(&self.pool).arg(&self.mount.0)).map(drop)
-    }
-
-    fn unmount(&self) -> Result<()> {
-        run(amberfs(&["umount"]).arg(&self.mount.0)).map(drop)
-    }
-
-    fn snapshot_path(&self, name: &str) -> PathBuf {
-        self.mount.0.join(".snapshots").join(name)
-    }
-
-    fn address(&self, behind: &str) -> String {
-        format!("{}{behind}", self.pool.display())
-    }
-}
-
-impl Drop for Amber {
-    fn drop(&mut self) {
-        // What is still mounted after this the mount point's own guard takes away.
-        if self.mount.is_mounted() {
-            let _ = self.unmount();
-        }
-    }
-}
-
 impl Target for Amber {
     fn name(&self) -> &'static str {
         "amberfs"
     }
 
     fn root(&self) -> PathBuf {
-        self.mount.0.clone()
+        Amber::root(self).to_owned()
     }
 
     fn remount(&mut self) -> Result<()> {
@@ -79,13 +35,7 @@ impl Target for Amber {
     fn occupied(&mut self) -> Result<u64> {
         // A pool that is closed and opened has everything in its place.
         self.remount()?;
-        settled(|| {
-            let said = run(amberfs(&["pool", "status", "--json"]).arg(&self.pool))?;
-            let status: Option<serde_json::Value> = serde_json::from_str(&said).ok();
-            status
-                .and_then(|status| status["used_bytes"].as_u64())
-                .ok_or_else(|| Failure::Absent("the pool's status has no used_bytes".into()))
-        })
+        settled(|| self.status("used_bytes"))
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
@@ -95,17 +45,15 @@ impl Target for Amber {
 
 impl Snapshots for Amber {
     fn create(&self, name: &str) -> Result<()> {
-        let path = self.snapshot_path(name);
-        fs::create_dir(&path).map_err(Failure::io("make the snapshot", &path))
+        self.make_snapshot(name)
     }
 
     fn names(&self) -> Result<Vec<String>> {
-        names_in(&self.mount.0.join(".snapshots"))
+        names_in(&self.snapshots_dir())
     }
 
     fn delete(&self, name: &str) -> Result<()> {
-        let path = self.snapshot_path(name);
-        fs::remove_dir(&path).map_err(Failure::io("delete the snapshot", &path))
+        self.delete_snapshot(name)
     }
 
     fn copy(&self, name: &str, copy: &str) -> Result<()> {

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rustix::mount::{UnmountFlags, unmount};
-
+use crate::amber::Amber;
 use crate::failure::{Failure, Result};
+use crate::mount_point::MountPoint;
 use crate::programs::{command, installed, run};
 
 /// All names, in the order of the columns.
@@ -65,7 +65,7 @@ pub(crate) fn set_up(name: &str, base: &Path, image_bytes: u64) -> Result<Box<dy
         "btrfs" => Box::new(loopback::Btrfs::new(&dir, image_bytes)?),
         "xfs" => Box::new(loopback::Xfs::new(&dir, image_bytes)?),
         "zfs-fuse" => Box::new(zfs::Zfs::new(&dir, image_bytes)?),
-        "amberfs" => Box::new(amber::Amber::new(&dir)?),
+        "amberfs" => Box::new(Amber::new(&dir, &[])?),
         _ => return Err(Failure::Absent(format!("there is no filesystem called {name}"))),
     })
 }
@@ -107,41 +107,6 @@ fn settled(mut figure: impl FnMut() -> Result<u64>) -> Result<u64> {
         last = now;
     }
     Ok(last)
-}
-
-/// A place where something may be mounted, and is not any more after `drop`.
-struct MountPoint(PathBuf);
-
-impl MountPoint {
-    fn new(dir: PathBuf) -> Result<MountPoint> {
-        fs::create_dir(&dir).map_err(Failure::io("make the directory", &dir))?;
-        Ok(MountPoint(dir))
-    }
-
-    /// Says whether something is mounted here: its device differs from its parent's.
-    fn is_mounted(&self) -> bool {
-        let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
-        device(&self.0) != self.0.parent().and_then(device)
-    }
-
-    /// Unmounts what is here; waits a while for those who still use it.
-    fn unmount(&self) -> Result<()> {
-        for _ in 0..100 {
-            match unmount(&self.0, UnmountFlags::empty()) {
-                Err(rustix::io::Errno::BUSY) => thread::sleep(Duration::from_millis(50)),
-                other => return other.map_err(Failure::io("unmount", &self.0)),
-            }
-        }
-        unmount(&self.0, UnmountFlags::empty()).map_err(Failure::io("unmount", &self.0))
-    }
-}
-
-impl Drop for MountPoint {
-    fn drop(&mut self) {
-        if self.is_mounted() && self.unmount().is_err() {
-            let _ = unmount(&self.0, UnmountFlags::DETACH);
-        }
-    }
 }
 
 /// Mounts `device` with a filesystem of `kind`.

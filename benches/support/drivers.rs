@@ -1,4 +1,4 @@
-//! The reads and writes of the workloads, the same on every filesystem.
+//! Reads and writes, the same on every filesystem.
 //!
 //! Offsets and contents come from seeded generators. Contents do not compress.
 
@@ -6,8 +6,8 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use crate::failure::{Failure, Result};
-use crate::programs::going;
+use super::failure::{Failure, Result};
+use super::programs::going;
 
 /// What random reads and writes transfer at once.
 pub(crate) const BLOCK: usize = 4096;

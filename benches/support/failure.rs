@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What goes wrong while filesystems are compared.
+/// What goes wrong while filesystems are measured.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// A system call failed.
@@ -29,12 +29,15 @@ pub(crate) enum Failure {
     /// This is not possible here, and no fault: a program is missing, or the filesystem can't do it.
     #[error("{0}")]
     Absent(String),
+    /// What was to be measured did not come about.
+    #[error("{0}")]
+    Idle(String),
     /// The user wants the run to end.
     #[error("interrupted")]
     Interrupted,
 }
 
-/// The outcome of a part of the comparison.
+/// The outcome of a part of a benchmark.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {

@@ -16,8 +16,8 @@ use std::thread;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::failure::{Failure, Result};
-use crate::sys;
+use super::failure::{Failure, Result};
+use super::signals;
 
 static ENDING: AtomicBool = AtomicBool::new(false);
 
@@ -26,9 +26,9 @@ static MEASURED: Mutex<Option<OwnedFd>> = Mutex::new(None);
 
 /// Starts to wait for signals. To be called before any other thread is started.
 pub(crate) fn watch_signals() -> io::Result<()> {
-    sys::block_signals()?;
+    signals::block_signals()?;
     thread::Builder::new().name("signals".into()).spawn(|| {
-        while sys::wait_for_signal().is_ok() {
+        while signals::wait_for_signal().is_ok() {
             ENDING.store(true, Ordering::Relaxed);
             let measured = MEASURED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             if let Some(process) = measured.as_ref() {
