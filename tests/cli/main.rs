@@ -1,7 +1,5 @@
 //! The command line from outside: the program itself is run, on pools in temporary directories.
 
-use std::sync::RwLock;
-
 mod bad_input;
 mod clones;
 mod commands;
@@ -18,7 +16,3 @@ mod scrub;
 #[path = "../support/place.rs"]
 mod support;
 mod takeover;
-
-/// Held for writing while a mount has no daemon, and for reading where `amberfs status` must find none such:
-/// it reports every mount of the machine, and that of another test too.
-static ORPHANED: RwLock<()> = RwLock::new(());

@@ -110,11 +110,26 @@ impl Place {
 
     /// Runs a shell script in this directory, with `amberfs` in the PATH.
     pub(crate) fn shell(&self, script: &str) -> Outcome {
-        let mut command = Command::new("bash");
+        self.run_script(Command::new("bash").arg("-euc"), script)
+    }
+
+    /// Runs a script as [`Self::shell`] does, in a mount namespace of its own that no other mount of
+    /// AmberFS is in.
+    pub(crate) fn shell_alone(&self, script: &str) -> Outcome {
+        const ALONE: &str = "while read -r _ dir type _; do
+            if [ \"$type\" = fuse.amberfs ]; then umount -l \"$(printf %b \"$dir\")\"; fi
+        done < /proc/self/mounts\n";
+        self.run_script(
+            Command::new("unshare").args(["--mount", "bash", "-euc"]),
+            &format!("{ALONE}{script}"),
+        )
+    }
+
+    fn run_script(&self, shell: &mut Command, script: &str) -> Outcome {
         let path = std::env::var("PATH").unwrap_or_default();
         let programs = Path::new(AMBERFS).parent().unwrap();
-        command.arg("-euc").arg(script).current_dir(self.dir.path());
-        run(command.env("PATH", format!("{}:{path}", programs.display())))
+        shell.arg(script).current_dir(self.dir.path());
+        run(shell.env("PATH", format!("{}:{path}", programs.display())))
     }
 
     /// Makes a pool with a volume `main`.
