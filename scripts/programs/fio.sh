@@ -18,11 +18,7 @@ options() { # PATTERN
 run() { # PATTERN SEED [OPTION...]
     local chosen
     read -ra chosen <<< "$(options "$1")"
-    fio --name="$1" --directory="$MNT" --size="${FIO_MB}m" --randseed="$2" --allow_file_create=1 --thread=0 \
-        --verify=crc32c --verify_fatal=1 --verify_state_save=0 --do_verify=1 --fallocate=none --output-format=terse \
-        --terse-version=3 "${chosen[@]}" "${@:3}" > "$SCRATCH/result" || { cat "$SCRATCH/result"; fail "fio $1 $2 failed"; }
-    # The fifth field is the first error number of a job.
-    awk -F ';' '/^3;/ && $5 != 0 { bad = 1; print } END { exit bad }' "$SCRATCH/result" || fail "fio $1 $2 had errors"
+    verified_fio "$1" "$2" --size="${FIO_MB}m" "${chosen[@]}" "${@:3}"
 }
 
 for pattern in "${patterns[@]}"; do

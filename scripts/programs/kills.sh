@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The daemon is killed again and again under PostgreSQL with pgbench, fsx, and a loop of snapshots. None of
-# them may see an error, and no transaction may be lost or be there twice.
+# The daemon is killed again and again under PostgreSQL with pgbench, fsx, fio that verifies what it has written, and
+# a loop of snapshots. None of them may see an error, and no transaction may be lost or be there twice.
 # shellcheck source=scripts/programs/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=scripts/programs/postgres-server.sh
@@ -45,6 +45,21 @@ CONF
     done
 }
 
+fio_run() { # NUMBER OPTION...: through the page cache and past it, by turns
+    local how=(--ioengine=psync --bsrange=4k-32k --blockalign=4k --fsync=64)
+    [ $(($1 % 2)) -ne 0 ] || how=(--ioengine=libaio --iodepth=8 --bs=4k --direct=1)
+    verified_fio fio "$1" --rw=randwrite --size=8m "${how[@]}" "${@:2}"
+}
+
+fio_again_and_again() {
+    local number=0
+    while going_on; do
+        number=$((number + 1))
+        fio_run "$number"
+        echo "$number" > "$SCRATCH/fio-runs"
+    done
+}
+
 snapshots_again_and_again() {
     local number=0
     while going_on; do
@@ -79,6 +94,7 @@ seconds=$((KILLS + 5))
 step "$KILLS kills in $seconds s"
 load "$seconds" & jobs+=($!)
 fsx_again_and_again & jobs+=($!)
+fio_again_and_again & jobs+=($!)
 snapshots_again_and_again & jobs+=($!)
 kill_again_and_again
 wait "${jobs[0]}" || { cat "$SCRATCH/pgbench"; fail "pgbench failed"; }
@@ -94,10 +110,15 @@ each_is_there_once || fail "not every transaction that was acknowledged is there
 # The comparisons must be able to fail: one that is lost is noticed by both.
 query 'DELETE FROM pgbench_history WHERE ctid = (SELECT ctid FROM pgbench_history WHERE delta <> 0 LIMIT 1)'
 if each_is_there_once || (accounts_match); then fail "a lost transaction is not noticed"; fi
+# What the last run of fio has written is there after all kills, and a change of it is noticed.
+fio_runs=$(cat "$SCRATCH/fio-runs")
+fio_run "$fio_runs" --verify_only=1
+head -c 65536 /dev/zero | dd of="$MNT/fio.0.0" bs=65536 seek=16 conv=notrunc status=none
+if (fio_run "$fio_runs" --verify_only=1); then fail "a change of what fio has written is not noticed"; fi
 verify_tables
 pg pg_ctl -D "$data" -s -w -m fast stop
 verify_files
 # What the supervisor says of each death.
 echo 'the daemon died; another takes over' > "$SCRATCH/expected-log"
 echo "figures: $deaths kills, $(acked) transactions, fsx $(($(cat "$SCRATCH/fsx/runs") * 5000)) operations," \
-    "$(cat "$SCRATCH/snapshots") snapshots"
+    "fio $fio_runs times 8 MiB, $(cat "$SCRATCH/snapshots") snapshots"

@@ -163,3 +163,12 @@ same_trees() { # A B
     (cd "$2" && xargs -0 sha256sum --zero -- < "$SCRATCH/files") | cmp - "$SCRATCH/sums" ||
         fail "the contents of $1 and $2 differ"
 }
+
+# Writes files with a checksum in every block, reads them back and verifies them; the options say how.
+verified_fio() { # NAME SEED OPTION...
+    fio --name="$1" --directory="$MNT" --randseed="$2" --allow_file_create=1 --thread=0 --verify=crc32c \
+        --verify_fatal=1 --verify_state_save=0 --do_verify=1 --fallocate=none --output-format=terse --terse-version=3 \
+        "${@:3}" > "$SCRATCH/fio-result" || { cat "$SCRATCH/fio-result"; fail "fio $1 $2 failed"; }
+    # The fifth field is the first error number of a job.
+    awk -F ';' '/^3;/ && $5 != 0 { bad = 1; print } END { exit bad }' "$SCRATCH/fio-result" || fail "fio $1 $2 had errors"
+}
