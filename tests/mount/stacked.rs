@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::TestMount;
-use crate::twin::{Log, alike_on};
+use crate::twin::{Log, alike, alike_on, user};
 
 /// An overlay over a lower layer elsewhere, changed in every way, and then looked at without it.
 fn overlay(root: &Path, log: &mut Log) {
@@ -62,4 +62,43 @@ fn an_overlays_upper_layer_may_lie_here() {
     alike_on(&m, overlay);
     m.remount();
     assert_eq!(fs::read_to_string(m.path("upper/changed")).unwrap(), "new");
+}
+
+/// Changes an overlay in every way, and lists it and its upper layer.
+const AS_A_USER: &str = r#"
+mkdir lower upper work merged lower/dir lower/gone
+for name in kept changed removed renamed dir/f gone/f; do echo "$name" > "lower/$name"; done
+mount -t overlay overlay -o userxattr,uuid=off,lowerdir=lower,upperdir=upper,workdir=work merged
+cd merged
+echo new > changed; echo added > added; rm removed; mv renamed dir/moved; ln kept second
+chmod 600 kept; setfattr -n user.mine -v 1 kept; chown 0:0 kept
+rm -r gone; mkdir gone; echo again > gone/g
+mv dir/f dir/h; rmdir lost 2>&1 || true
+list() { find . -printf '%P %y %m %n %U %G %l\n' | sort; find . -type f | sort | xargs tail -n +1; }
+list
+cd ..
+umount merged
+cd upper
+echo upper; list
+getfattr -R -h -d -m . . | sort
+"#;
+
+#[test]
+fn an_overlay_of_a_user_keeps_its_marks_in_user_attributes() {
+    alike(|root, log| {
+        let home = root.join("home");
+        fs::create_dir(&home).unwrap();
+        std::os::unix::fs::chown(&home, Some(1000), Some(1000)).unwrap();
+        // As the engines that run containers without privileges do it.
+        let done = user(1000).run(root, || {
+            let mut command = Command::new("unshare");
+            command.args(["--user", "--map-root-user", "--mount", "bash", "-euc", AS_A_USER]);
+            command.current_dir("home").env("LC_ALL", "C").output().unwrap()
+        });
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(done.status.success(), "{}{}", text(&done.stdout), text(&done.stderr));
+        let out = text(&done.stdout);
+        assert!(out.contains("user.overlay.opaque") && out.contains("user.mine"), "{out}");
+        out.lines().for_each(|line| log.note("said", line));
+    });
 }

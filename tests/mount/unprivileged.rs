@@ -222,6 +222,43 @@ fn snapshots_hold_what_had_returned_without_the_privilege_to_open_by_handle() {
 }
 
 #[test]
+fn a_users_mount_outlives_its_daemon_and_goes_over_to_a_new_program() {
+    const SEED: u64 = 78;
+    let home = Home::new();
+    home.amberfs(&["mount", "--create", "pool", "mnt"]).unwrap();
+    let daemon = || {
+        let status = home.amberfs(&["status", "pool", "--json"]).unwrap();
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        status["pools"][0]["daemon"]["pid"].as_i64().unwrap()
+    };
+    home.inside(|| {
+        let mut random = Random::new(SEED);
+        let mut files: Vec<_> = (0..4).map(Watched::new).collect();
+        for round in 0..6 {
+            files.iter_mut().for_each(|file| file.scribble(&mut random));
+            let before = daemon();
+            if round == 3 {
+                home.amberfs(&["upgrade", "pool"]).unwrap();
+            } else {
+                let pid = rustix::process::Pid::from_raw(i32::try_from(before).unwrap()).unwrap();
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            }
+            fs::write(format!("after-{round}"), b"there").unwrap();
+            assert_ne!(daemon(), before, "round {round}");
+            files.iter_mut().for_each(|file| file.scribble(&mut random));
+            let dir = format!(".snapshots/round-{round}");
+            fs::create_dir(&dir).unwrap();
+            for file in &files {
+                let frozen = fs::read(Path::new(&dir).join(&file.name)).unwrap();
+                assert!(frozen == file.content, "seed {SEED}, round {round}, {}", file.name);
+            }
+        }
+    });
+    home.amberfs(&["umount", "mnt"]).unwrap();
+    home.amberfs(&["check", "pool", "--data"]).unwrap();
+}
+
+#[test]
 fn holes_are_found_without_that_privilege_while_data_is_only_in_the_cache() {
     let home = Home::new();
     home.amberfs(&["mount", "--create", "pool", "mnt"]).unwrap();
