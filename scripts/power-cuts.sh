@@ -23,24 +23,14 @@ if [ "$(uname -m)" != x86_64 ]; then
 fi
 [ "$(id -u)" -eq 0 ] || fail "root is needed: the guest has the host's root"
 
-# Longest time until the machine has verified what is there, and works.
-max_start=120
 max_liars=5
 work=$(realpath "$(mktemp -d "${TMPDIR:-/tmp}/amberfs-power.XXXXXX")")
-export AMBERFS PROGRAM WORK=$work
-machine=''
+# shellcheck source=scripts/power-cuts/machine.sh
+. "$here/power-cuts/machine.sh"
 
 clean_up() {
-    cut
+    cut_machine
     if [ "${KEEP:-0}" -ne 0 ]; then echo "power-cuts: see $work" >&2; else rm -rf "$work"; fi
-}
-cut() {
-    if [ -n "$machine" ]; then
-        # The machine is a process group: its kernel, and one process for each address space in it.
-        kill -9 -- "-$machine" 2>/dev/null || true
-        wait "$machine" 2>/dev/null || true
-    fi
-    machine=''
 }
 trap clean_up EXIT
 trap 'exit 130' INT TERM
@@ -60,29 +50,15 @@ new_machine() {
 
 start() { # MODE
     random 32768
-    : > "$work/console"
-    LD_PRELOAD=$work/xstate.so setsid linux.uml mem=192M root=/dev/root rootfstype=hostfs rootflags=/ ro quiet \
-        "init=$here/power-cuts/guest.sh" "ubda=$work/disk" "ubdb=$work/records" con=null con0=null,fd:1 \
-        "WORK=$work" "AMBERFS=$AMBERFS" "PROGRAM=$PROGRAM" "MODE=$1" "SEED=$drawn" \
-        < /dev/null >> "$work/console" 2>&1 &
-    machine=$!
+    start_machine 192 "$here/power-cuts/guest.sh" "ubda=$work/disk" "ubdb=$work/records" "AMBERFS=$AMBERFS" \
+        "PROGRAM=$PROGRAM" "MODE=$1" "SEED=$drawn"
 }
-says() { grep -q "$1" "$work/console"; }
-ends() { ! kill -0 "$machine" 2>/dev/null; }
 complain() { # WHY
     tail -n 25 "$work/console" | sed 's/^/    /' >&2
     fail "cut $((cuts + 1)): $1 (SEED=${SEED:-1})"
 }
 
-# Waits until the machine says something, or has failed.
-await() { # WHAT
-    local until=$((SECONDS + max_start))
-    until says "$1"; do
-        if says FAILED || ends; then return 1; fi
-        [ "$SECONDS" -lt "$until" ] || complain "the machine hangs"
-        sleep 0.05
-    done
-}
+hangs() { complain "the machine hangs"; }
 
 # One start, and a cut at some instant: most of them under load, some while the machine starts, verifies or recovers.
 run_and_cut() { # MODE
@@ -98,11 +74,10 @@ run_and_cut() { # MODE
     fi
     sleep "$(printf '%d.%03d' $((drawn / 1000)) $((drawn % 1000)))"
     if says FAILED || ends; then return 1; fi
-    cut
+    cut_machine
 }
 
-mkdir "$work/guest"
-cc -O1 -shared -fPIC -o "$work/xstate.so" "$here/power-cuts/xstate.c"
+prepare_machine
 
 cuts=0 begun=$SECONDS
 new_machine
@@ -111,7 +86,7 @@ while run_and_cut lie; do
     [ "$cuts" -lt "$max_liars" ] || fail "a machine that syncs nothing was cut $cuts times and not found out"
 done
 says 'power_cut: FAILED: round' || complain "a machine that syncs nothing failed for another reason"
-cut
+cut_machine
 echo "power-cuts: a machine that syncs nothing was found out after $cuts cuts, $((SECONDS - begun)) s"
 
 cuts=0 begun=$SECONDS operations=0
