@@ -54,6 +54,7 @@ test: setup-tests lint ## everything that has to pass before a change is in
 	AMBERFS_REQUIRE_FUSE=1 $(CARGO) test --locked
 	scripts/programs.sh target/debug/amberfs
 	scripts/power-cuts.sh target/debug/amberfs 3
+	AMBERFS_KILLS=3 scripts/old-kernel.sh
 
 lint:
 	$(CARGO) fmt --check
@@ -73,6 +74,7 @@ soak: setup-tests ## longer: many more random cases, a large tree and thousands 
 	scripts/soak.sh target/release/amberfs $(FILES) $(SNAPSHOTS)
 	LONG=1 scripts/programs.sh target/release/amberfs
 	scripts/power-cuts.sh target/release/amberfs $(CUTS)
+	AMBERFS_KILLS=$(KILLS) scripts/old-kernel.sh
 
 bench: setup-bench ## AmberFS beside the host's filesystem, btrfs, XFS, bindfs, zfs-fuse: a table (ARGS=--quick)
 	$(CARGO) build --release --locked

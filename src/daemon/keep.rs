@@ -24,8 +24,8 @@ use super::protocol::{MountRequest, Outcome, WirePath};
 
 /// Longest message: a mount with the longest names and paths, many times over.
 const MAX_MESSAGE_BYTES: usize = 128 << 10;
-/// Most descriptors beside a message: a mount has two.
-const MAX_DESCRIPTORS: usize = 2;
+/// Most descriptors beside a message: those of a mount.
+const MAX_DESCRIPTORS: usize = 3;
 
 /// A mount that outlives the daemon that made it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub(super) struct Kept {
 pub(super) enum ToDaemon {
     /// The first message; the lock of the pool is with it if it is held.
     Serve(Serve),
-    /// One of the mounts that [`Serve`] counts, with its session and its note of writers.
+    /// One of the mounts that [`Serve`] counts, with what is held of it.
     Mount(Kept),
 }
 
@@ -72,7 +72,7 @@ pub(super) enum ToSupervisor {
     Started(Outcome),
     /// The pool's lock, with the message.
     Lock,
-    /// A mount, with its session and its note of writers.
+    /// A mount, with what is held of it.
     Keep(Kept),
     /// That mount has ended.
     Drop(u64),
@@ -179,11 +179,31 @@ pub(super) fn nameless_file() -> io::Result<File> {
     Ok(rustix::fs::memfd_create(c"amberfs-writers", MemfdFlags::CLOEXEC)?.into())
 }
 
-/// Session and note of writers of a mount, as they come beside a message.
-pub(super) fn two(descriptors: Vec<OwnedFd>) -> io::Result<(OwnedFd, OwnedFd)> {
-    let both: Result<[OwnedFd; 2], _> = descriptors.try_into();
-    let [session, writers] = both.map_err(|_| io::Error::other("a mount without descriptors"))?;
-    Ok((session, writers))
+/// What a supervisor holds of a mount, beside the messages about it.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) session: OwnedFd,
+    /// The note of what is open for writing.
+    pub(super) writers: OwnedFd,
+    /// The requests without a reply, where the kernel does not send them again.
+    pub(super) requests: Option<OwnedFd>,
+}
+
+impl Held {
+    /// Those that came beside a message.
+    pub(super) fn new(descriptors: Vec<OwnedFd>) -> io::Result<Held> {
+        let mut descriptors = descriptors.into_iter();
+        match (descriptors.next(), descriptors.next(), descriptors.next()) {
+            (Some(session), Some(writers), requests) => Ok(Held { session, writers, requests }),
+            _ => Err(io::Error::other("a mount without descriptors")),
+        }
+    }
+
+    /// In the order in which [`Self::new`] takes them.
+    pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let all = [Some(&self.session), Some(&self.writers), self.requests.as_ref()];
+        all.into_iter().flatten().map(AsFd::as_fd).collect()
+    }
 }
 
 /// Takes the daemon's connection over: it is its standard input.
@@ -226,13 +246,14 @@ mod tests {
         drop(ours);
         let (message, descriptors) = theirs.receive::<ToSupervisor>().unwrap().unwrap();
         assert!(matches!(message, ToSupervisor::Keep(other) if other == kept()));
-        let (session, _) = two(descriptors).unwrap();
-        let (mut copy, mut text) = (File::from(session), String::new());
+        let held = Held::new(descriptors).unwrap();
+        assert!(held.requests.is_none() && held.descriptors().len() == 2);
+        let (mut copy, mut text) = (File::from(held.session), String::new());
         copy.rewind().unwrap();
         copy.read_to_string(&mut text).unwrap();
         assert_eq!(text, "written");
         let (message, descriptors) = theirs.receive::<ToSupervisor>().unwrap().unwrap();
-        assert!(matches!(message, ToSupervisor::Drop(3)) && two(descriptors).is_err());
+        assert!(matches!(message, ToSupervisor::Drop(3)) && Held::new(descriptors).is_err());
         assert!(theirs.receive::<ToSupervisor>().unwrap().is_none());
     }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::client::{self, Patience};
-use super::keep::{self, Keeper, ToDaemon};
+use super::keep::{self, Held, Keeper, ToDaemon};
 use super::log::{self, Verbosity};
 use super::protocol::{Answer, MountRequest, Outcome, Reply, Request, VERSION};
 use super::server::{self, Inherited};
@@ -258,9 +258,9 @@ pub fn serve(filter: Option<&str>, verbosity: Verbosity, foreground: bool) -> Re
         let Some((ToDaemon::Mount(kept), descriptors)) = received else {
             return Err(Error::new(ErrorKind::Io, "the supervisor is gone"));
         };
-        let both =
-            keep::two(descriptors).map_err(|error| Error::io("take a mount over", &error))?;
-        inherited.mounts.push((kept, both.0, both.1));
+        let held =
+            Held::new(descriptors).map_err(|error| Error::io("take a mount over", &error))?;
+        inherited.mounts.push((kept, held));
     }
     let keeper = Keeper::new(channel);
     let first_start = serve.kept == 0;

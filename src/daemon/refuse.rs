@@ -8,7 +8,7 @@ use std::thread;
 
 use crate::fuse;
 
-use super::keep::Serve;
+use super::keep::{Held, Kept, Serve};
 use super::protocol::{Answer, Envelope, MAX_LINE_BYTES, Outcome, Reply, Request, VERSION};
 use super::server::{Inherited, spawn};
 use super::{Error, ErrorKind, Result, client, log};
@@ -27,15 +27,16 @@ pub(super) fn run(serve: &Serve, inherited: Inherited, why: &str) -> Result<()> 
     let listener = listener
         .map_err(|error| Error::io(format_args!("make {}'s socket", pool.display()), &error))?;
     let dirs: Vec<PathBuf> =
-        inherited.mounts.iter().map(|(kept, ..)| kept.request.dir.0.clone()).collect();
+        inherited.mounts.iter().map(|(kept, _)| kept.request.dir.0.clone()).collect();
     spawn("control", move || {
         for stream in listener.incoming().flatten() {
             answer(&stream, &error, &dirs);
         }
     })?;
-    let sessions = inherited.mounts.into_iter().map(|(_, session, _)| session);
-    let threads: Vec<_> =
-        sessions.map(|session| thread::spawn(move || fuse::refuse_everything(session))).collect();
+    let refuse = |(_, held): (Kept, Held)| {
+        thread::spawn(move || fuse::refuse_everything(held.session, held.requests))
+    };
+    let threads: Vec<_> = inherited.mounts.into_iter().map(refuse).collect();
     for thread in threads {
         if let Ok(Err(error)) = thread.join() {
             tracing::error!(%error, "a mount is left to itself");

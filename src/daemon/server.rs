@@ -20,7 +20,7 @@ use crate::fs::{Atime, Filesystem, FsOptions, SnapDir};
 use crate::fuse::{Mount, MountOptions};
 use crate::pool::Pool;
 
-use super::keep::{self, Keeper, Kept, Serve, ToSupervisor};
+use super::keep::{self, Held, Keeper, Kept, Serve, ToSupervisor};
 use super::mounts::{Mounted, Mounts};
 use super::open::{self, LockedDir, OpenPool, now};
 use super::protocol::{DaemonRow, MountRequest, MountSettings, Outcome, Reply, SnapdirMode};
@@ -70,8 +70,8 @@ pub(super) struct Server {
 pub(super) struct Inherited {
     /// The pool's lock.
     pub(super) lock: Option<OwnedFd>,
-    /// Mounts, each with its session and its note of writers.
-    pub(super) mounts: Vec<(Kept, OwnedFd, OwnedFd)>,
+    /// Mounts, each with what the supervisor holds of it.
+    pub(super) mounts: Vec<(Kept, Held)>,
 }
 
 /// Opens the pool, makes the first mount or takes over those that an earlier daemon has left, and serves until
@@ -109,7 +109,7 @@ fn start(serve: &Serve, inherited: Inherited, keeper: &Arc<Keeper>) -> Result<St
     let first = &serve.first;
     let (open, listener) = open_pool(first, inherited.lock)?;
     keeper.tell(&ToSupervisor::Lock, &[open.lock_file()]);
-    let next_id = inherited.mounts.iter().map(|(kept, ..)| kept.id).max().unwrap_or(0) + 1;
+    let next_id = inherited.mounts.iter().map(|(kept, _)| kept.id).max().unwrap_or(0) + 1;
     let (sender, events) = channel();
     let server = Arc::new(Server {
         path: open.path().to_owned(),
@@ -285,11 +285,6 @@ impl Server {
     /// Leaves a mount with the supervisor, for the case that this process dies.
     fn keep(&self, mounted: &Mounted, request: &MountRequest, writers: &File) {
         if !mounted.mount.survives_its_process() {
-            if self.keeper.is_there() {
-                tracing::warn!(
-                    "this kernel (before 6.9) ends mounts with the daemon, should it die"
-                );
-            }
             return;
         }
         let kept = Kept {
@@ -298,21 +293,24 @@ impl Server {
             request: request.clone(),
             since: mounted.since.clone(),
         };
-        let descriptors = [mounted.mount.descriptor(), writers.as_fd()];
+        let mut descriptors = vec![mounted.mount.descriptor(), writers.as_fd()];
+        descriptors.extend(mounted.mount.requests());
         self.keeper.tell(&ToSupervisor::Keep(kept), &descriptors);
     }
 
     /// Goes on with the mounts of an earlier daemon.
-    fn take_over(self: &Arc<Self>, mounts: Vec<(Kept, OwnedFd, OwnedFd)>) -> Result<()> {
+    fn take_over(self: &Arc<Self>, mounts: Vec<(Kept, Held)>) -> Result<()> {
         let pool = self.pool()?;
-        for (kept, session, writers) in mounts {
+        for (kept, held) in mounts {
             let (request, settings) = (&kept.request, &kept.request.options);
             let volume = pool.volume(&request.volume)?;
             let fs = Arc::new(Filesystem::inherit(volume, fs_options(settings))?);
-            let noted = fs.note_writers(writers.into());
+            let noted = fs.note_writers(held.writers.into());
             noted.map_err(|error| Error::io("read what is open for writing", &error))?;
             let options = MountOptions { session: kept.session, ..mount_options(request) };
-            let mount = Mount::take_over(Arc::clone(&fs), &request.dir.0, session, &options)?;
+            let (session, requests) = (held.session, held.requests);
+            let dir = &request.dir.0;
+            let mount = Mount::take_over(Arc::clone(&fs), dir, session, requests, &options)?;
             tracing::info!(volume = request.volume, dir = %request.dir.0.display(), "taken over");
             self.watch(Mounted {
                 id: kept.id,

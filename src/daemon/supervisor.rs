@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::keep::{self, Channel, Kept, Serve, ToDaemon, ToSupervisor};
+use super::keep::{self, Channel, Held, Kept, Serve, ToDaemon, ToSupervisor};
 use super::log::Verbosity;
 use super::protocol::{MountRequest, Outcome, Reply};
 use super::server::spawn;
@@ -57,19 +57,12 @@ struct Current {
     ending: bool,
 }
 
-/// A mount's descriptors, and how to go on with it.
-#[derive(Debug)]
-struct KeptMount {
-    kept: Kept,
-    session: OwnedFd,
-    writers: OwnedFd,
-}
-
 struct Supervisor {
     first: MountRequest,
     starting: Starting,
     program: PathBuf,
-    mounts: BTreeMap<u64, KeptMount>,
+    /// What is held of each mount, and how to go on with it.
+    mounts: BTreeMap<u64, (Kept, Held)>,
     lock: Option<OwnedFd>,
     current: Arc<Mutex<Current>>,
     deaths: u64,
@@ -180,9 +173,8 @@ impl Supervisor {
         };
         let lock: Vec<_> = self.lock.iter().map(AsFd::as_fd).collect();
         let sent = channel.send(&ToDaemon::Serve(serve), &lock).and_then(|()| {
-            self.mounts.values().try_for_each(|mount| {
-                let message = ToDaemon::Mount(mount.kept.clone());
-                channel.send(&message, &[mount.session.as_fd(), mount.writers.as_fd()])
+            self.mounts.values().try_for_each(|(kept, held)| {
+                channel.send(&ToDaemon::Mount(kept.clone()), &held.descriptors())
             })
         });
         // One that has died already shows when it is waited for.
@@ -218,10 +210,8 @@ impl Supervisor {
                     }
                 }
                 ToSupervisor::Lock => self.lock = descriptors.into_iter().next(),
-                ToSupervisor::Keep(kept) => match keep::two(descriptors) {
-                    Ok((session, writers)) => {
-                        self.mounts.insert(kept.id, KeptMount { kept, session, writers });
-                    }
+                ToSupervisor::Keep(kept) => match Held::new(descriptors) {
+                    Ok(held) => drop(self.mounts.insert(kept.id, (kept, held))),
                     Err(error) => tracing::warn!(%error, "a mount can't be kept"),
                 },
                 ToSupervisor::Drop(id) => drop(self.mounts.remove(&id)),

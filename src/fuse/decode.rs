@@ -22,6 +22,8 @@ pub(crate) struct Header {
     pub(crate) gid: u32,
     /// The calling thread; 0 for what the kernel does by itself.
     pub(crate) pid: u32,
+    /// An earlier process has read it, and may have carried it out.
+    pub(crate) again: bool,
     /// Length of the extensions at the request's end, in units of 8 bytes.
     extensions: u16,
 }
@@ -200,7 +202,7 @@ impl Header {
     /// Reads the header and returns it with the request's body and its extensions.
     pub(crate) fn decode(bytes: &[u8]) -> Result<(Header, &[u8], &[u8]), Malformed> {
         let mut c = Cursor::new(bytes);
-        let header = Header {
+        let mut header = Header {
             len_bytes: c.u32()?,
             opcode: c.u32()?,
             unique: c.u64()?,
@@ -208,9 +210,11 @@ impl Header {
             uid: c.u32()?,
             gid: c.u32()?,
             pid: c.u32()?,
+            again: false,
             extensions: c.u16()?,
         };
         c.skip(2)?;
+        header.again = header.unique & abi::RESENT != 0;
         if header.len_bytes as usize != bytes.len() {
             return Err(Malformed("length differs from what was read"));
         }
@@ -233,7 +237,6 @@ impl Header {
 
 impl<'a> Request<'a> {
     /// Decodes a whole request.
-    #[cfg(test)]
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let (header, body, extensions) = Header::decode(bytes)?;
         Self::decode_body(header, body, extensions)

@@ -13,6 +13,7 @@ use super::decode::{Header, Operation, Request};
 use super::device::Device;
 use super::encode::Out;
 use super::flush::Flusher;
+use super::in_flight::InFlight;
 use super::lane::Lane;
 use super::notify::Notifier;
 use super::policy::Attributes;
@@ -35,6 +36,8 @@ pub(crate) struct Context {
     /// Names the kernel's connection, in the journal too.
     pub(crate) session: u64,
     pub(crate) snapshot_dirs: SnapshotDirs,
+    /// For a kernel that can't send requests again.
+    pub(crate) in_flight: Option<Arc<InFlight>>,
 }
 
 impl std::fmt::Debug for Context {

@@ -38,6 +38,8 @@ pub(crate) enum Lane {
 pub(crate) struct Job {
     pub(crate) bytes: Vec<u8>,
     pub(crate) reply: Reply,
+    /// An earlier process may have carried it out.
+    pub(crate) again: bool,
 }
 
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@
 //! served here. A request is read by a [`worker`] whose turn it is ([`crew`]), decoded ([`decode`]), carried out
 //! ([`dispatch`], [`names`], [`files`]) and answered ([`encode`], [`reply`]). What may wait long is
 //! put into a [`lane`]. What the kernel may cache is in [`policy`]; what it is told when that
-//! changes, in [`notify`]; what happens to requests that a dead daemon had, in [`resent`]; how a full volume is told, in [`room`]; how its dirty pages are brought in before a snapshot, in [`flush`].
+//! changes, in [`notify`]; what happens to requests that a dead daemon had, in [`resent`] and [`in_flight`]; how a full volume is told, in [`room`]; how its dirty pages are brought in before a snapshot, in [`flush`].
 //!
 //! Invariants:
 //! 1. Every request that wants a reply gets one, whatever its handler does ([`reply`]).
@@ -32,6 +32,7 @@ mod flush;
 pub mod fuzzing;
 mod handshake;
 mod helper;
+mod in_flight;
 mod lane;
 mod mount;
 mod names;

@@ -19,6 +19,7 @@ use super::backing::Backing;
 use super::device::Device;
 use super::dispatch::Context;
 use super::flush::Flusher;
+use super::in_flight::{InFlight, Inbox};
 use super::lane::Lanes;
 use super::notify::Notifier;
 use super::room::Room;
@@ -220,8 +221,8 @@ impl Alive {
 pub struct Mount {
     dir: PathBuf,
     device_number: u64,
-    /// The kernel can send requests again.
-    resends: bool,
+    /// What its process has not replied to will come again to another one.
+    lasts: bool,
     alive: Arc<Alive>,
     context: Arc<Context>,
 }
@@ -239,13 +240,21 @@ impl Mount {
         let dir = check_mount_point(dir)?;
         check_device(&dir)?;
         let (fd, resends) = handshake::mount(&dir, options)?;
-        let mut mount = Self::serve(fs, dir, fd, options)?;
-        mount.resends = resends;
+        let in_flight =
+            if resends { Ok(None) } else { InFlight::new(options.workers.max(1)).map(Some) };
+        let in_flight = in_flight.unwrap_or_else(|error| {
+            tracing::warn!(%error, "this mount ends with its process");
+            None
+        });
+        let lasts = resends || in_flight.is_some();
+        let mut mount = Self::serve(fs, dir, fd, in_flight, options)?;
+        mount.lasts = lasts;
         Ok(mount)
     }
 
     /// Goes on with a session that another process has served on `fd` and that is mounted at `dir`: what it
-    /// had not replied to comes again. `fs` is made by [`Filesystem::inherit`].
+    /// had not replied to comes again, from the kernel or from `requests`, its [`Self::requests`]. `fs` is made by
+    /// [`Filesystem::inherit`].
     ///
     /// # Errors
     /// [`MountError::Io`]; the mount stays, and nobody serves it.
@@ -253,16 +262,20 @@ impl Mount {
         fs: Arc<Filesystem>,
         dir: &Path,
         fd: OwnedFd,
+        requests: Option<OwnedFd>,
         options: &MountOptions,
     ) -> Result<Self, MountError> {
-        let mount = Self::prepare(fs, dir.to_path_buf(), fd, options);
-        let notifier = Notifier::new(Arc::clone(&mount.context.device));
         let io = |source| MountError::Io { action: "taking over", dir: dir.to_path_buf(), source };
-        // Before anything is read, so that what comes again comes first.
-        match notifier.resend() {
-            // The session has ended meanwhile: the first read will tell.
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
-            other => other.map_err(io)?,
+        let in_flight = requests.map(InFlight::open).transpose().map_err(io)?;
+        let sent_again = in_flight.is_none();
+        let mount = Self::prepare(fs, dir.to_path_buf(), fd, in_flight, options);
+        if sent_again {
+            // Before anything is read, so that what comes again comes first.
+            match Notifier::new(Arc::clone(&mount.context.device)).resend() {
+                // The session has ended meanwhile: the first read will tell.
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+                other => other.map_err(io)?,
+            }
         }
         mount.spawn_workers(options.workers.max(1)).map_err(io)?;
         let mut mount = mount;
@@ -303,9 +316,15 @@ impl Mount {
         }
     }
 
-    /// Whether the kernel can send again what this process will not have replied to: Linux 6.9 and later.
+    /// Whether another process can go on with it after this one's death.
     pub fn survives_its_process(&self) -> bool {
-        self.resends
+        self.lasts
+    }
+
+    /// The requests that have no reply yet, for a process that keeps them beyond this one's death; none where the
+    /// kernel sends them again (Linux 6.9 and later).
+    pub fn requests(&self) -> Option<BorrowedFd<'_>> {
+        self.context.in_flight.as_ref().map(|in_flight| in_flight.descriptor())
     }
 
     /// The descriptor of the session, for a process that keeps it beyond this one's death.
@@ -319,9 +338,10 @@ impl Mount {
         fs: Arc<Filesystem>,
         dir: PathBuf,
         fd: OwnedFd,
+        in_flight: Option<Arc<InFlight>>,
         options: &MountOptions,
     ) -> Result<Self, MountError> {
-        let mut mount = Self::prepare(fs, dir, fd, options);
+        let mut mount = Self::prepare(fs, dir, fd, in_flight, options);
         let prepared = mount.spawn_workers(options.workers.max(1)).and_then(|()| mount.identify());
         if let Err(source) = prepared {
             // Without a worker the drop below would find nobody to wait for.
@@ -333,7 +353,13 @@ impl Mount {
     }
 
     /// Puts the parts of a session together, without serving it yet.
-    fn prepare(fs: Arc<Filesystem>, dir: PathBuf, fd: OwnedFd, options: &MountOptions) -> Self {
+    fn prepare(
+        fs: Arc<Filesystem>,
+        dir: PathBuf,
+        fd: OwnedFd,
+        in_flight: Option<Arc<InFlight>>,
+        options: &MountOptions,
+    ) -> Self {
         let device = Arc::new(Device::new(fd));
         let notifier = Notifier::new(Arc::clone(&device));
         let flusher =
@@ -355,19 +381,28 @@ impl Mount {
             backing: Backing::default(),
             session,
             snapshot_dirs,
+            in_flight,
         });
         let alive = Arc::new(Alive::default());
-        Mount { dir, device_number: 0, resends: true, alive, context }
+        Mount { dir, device_number: 0, lasts: true, alive, context }
     }
 
+    /// Starts the workers, `count` of them unless an earlier process had another number.
     fn spawn_workers(&self, count: usize) -> io::Result<()> {
         let lanes = Arc::new(Lanes::new(Arc::clone(&self.context)));
-        for number in 0..count {
+        let in_flight = self.context.in_flight.as_ref();
+        let count = in_flight.map_or(count, |in_flight| in_flight.workers());
+        let inboxes: io::Result<Vec<_>> =
+            (0..count).map(|number| Inbox::new(in_flight, number)).collect();
+        let mut inboxes = inboxes?;
+        let taken = worker::take_up(&self.context, &lanes);
+        inboxes.iter_mut().for_each(|inbox| inbox.forget(&taken));
+        for (number, mut inbox) in inboxes.into_iter().enumerate() {
             let (context, lanes) = (Arc::clone(&self.context), Arc::clone(&lanes));
             let alive = Arc::clone(&self.alive);
             self.alive.enter();
             let work = move || {
-                worker::serve(&context, &lanes);
+                worker::serve(&context, &lanes, &mut inbox);
                 alive.leave(Some((context, lanes)));
             };
             let spawned = thread::Builder::new().name(format!("fuse-{number}")).spawn(work);

@@ -7,20 +7,25 @@ use std::sync::Arc;
 use super::abi::MAX_PAYLOAD_BYTES;
 use super::decode::Header;
 use super::device::{Device, Received};
+use super::in_flight::InFlight;
 use super::notify::Notifier;
 use super::reply::Reply;
 
 /// Room for the largest request.
 const REQUEST_BYTES: usize = MAX_PAYLOAD_BYTES + (64 << 10);
 
-/// Answers every request of a session with EIO, those first that an earlier process has not replied to,
-/// until the session ends.
+/// Answers every request of a session with EIO, those first that an earlier process has not replied to
+/// (in `requests`, or sent again by the kernel), until the session ends.
 ///
 /// # Errors
 /// What reading from the descriptor gives beyond the session's end.
-pub fn refuse_everything(session: OwnedFd) -> io::Result<()> {
+pub fn refuse_everything(session: OwnedFd, requests: Option<OwnedFd>) -> io::Result<()> {
     let device = Arc::new(Device::new(session));
-    if let Err(error) = Notifier::new(Arc::clone(&device)).resend() {
+    if let Some(requests) = requests {
+        for unique in InFlight::open(requests)?.left_uniques()? {
+            Reply::new(Arc::clone(&device), unique, true).error(libc::EIO);
+        }
+    } else if let Err(error) = Notifier::new(Arc::clone(&device)).resend() {
         tracing::debug!(%error, "nothing is sent again");
     }
     let mut buffer = vec![0; REQUEST_BYTES];

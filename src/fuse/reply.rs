@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::abi::OUT_HEADER_BYTES;
 use super::device::Device;
+use super::in_flight::Noted;
 
 /// The place where a request's reply goes.
 #[derive(Debug)]
@@ -15,12 +16,19 @@ pub(crate) struct Reply {
     device: Arc<Device>,
     unique: u64,
     pending: bool,
+    /// Dropped after the reply has been sent.
+    noted: Option<Noted>,
 }
 
 impl Reply {
     /// For the request `unique`; `wanted` is false for those that get no reply (FORGET).
     pub(crate) fn new(device: Arc<Device>, unique: u64, wanted: bool) -> Self {
-        Reply { device, unique, pending: wanted }
+        Reply { device, unique, pending: wanted, noted: None }
+    }
+
+    /// The request is kept there, and no longer where it was before, until it has its reply.
+    pub(crate) fn noted(&mut self, noted: Option<Noted>) {
+        self.noted = noted;
     }
 
     /// Succeeds without a payload.

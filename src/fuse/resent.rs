@@ -1,9 +1,9 @@
-//! Requests that the kernel sends again, to a daemon that has taken a mount over from a dead one.
+//! Requests that come again, to a daemon that has taken a mount over from a dead one: the kernel sends them, with a
+//! mark in their number, or they are found where the dead one had them ([`super::in_flight`]).
 //!
-//! The kernel marks them with a bit in their number. One that the dead daemon had carried out is in the
-//! pool's journal ([`crate::pool::Pool::answer_to`]): its reply is made again, and it is not carried out
-//! a second time. All others are carried out as if they had come for the first time: they had changed
-//! nothing.
+//! One that the dead daemon had carried out is in the pool's journal ([`crate::pool::Pool::answer_to`]): its reply
+//! is made again, and it is not carried out a second time. All others are carried out as if they had come for
+//! the first time: they had changed nothing.
 
 use super::abi::RESENT;
 use super::decode::{Header, Operation, Request};
@@ -23,7 +23,7 @@ impl Context {
     pub(crate) fn dispatch(&self, request: Request<'_>, reply: Reply, scratch: &mut Scratch) {
         let id = self.request_id(&request.header);
         let pool = self.fs.volume().pool();
-        if request.header.unique & RESENT != 0
+        if request.header.again
             && let Some(result) = pool.answer_to(id)
         {
             return self.reply_again(&request, result, reply);

@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
 
 /// Type of FUSE's file handles: 64-bit node id and generation.
 const FILEID_INO64_GEN: i32 = 0x81;
@@ -119,4 +121,60 @@ pub(crate) fn take_descriptor(session: impl AsFd) -> OwnedFd {
     std::mem::forget(session);
     // SAFETY: the descriptor is open, and its owner was forgotten without being dropped.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// A part of a file in memory, mapped so that it is shared with whoever maps it later. All of it is there.
+///
+/// The file is never made shorter, or touching the memory would end the process.
+#[derive(Debug)]
+pub(crate) struct SharedMemory {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping is this value's alone in this process, and belongs to no thread.
+unsafe impl Send for SharedMemory {}
+// SAFETY: a shared reference gives atomic words only.
+unsafe impl Sync for SharedMemory {}
+
+impl SharedMemory {
+    /// Maps `len` bytes from `offset`, a multiple of the page size, and locks them where that is allowed.
+    pub(crate) fn map(file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE);
+        let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+        // SAFETY: a new mapping at an address that the kernel chooses, of an open descriptor.
+        let start = unsafe {
+            libc::mmap(std::ptr::null_mut(), len, protection, flags, file.as_raw_fd(), offset)
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::other("mapped at 0"))?;
+        let mut memory = SharedMemory { start, len };
+        lock_in_memory(memory.bytes());
+        Ok(memory)
+    }
+
+    /// All bytes. No word of them may be used as an atomic meanwhile, which the borrow sees to.
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the mapping lasts as long as `self`, whose exclusive borrow makes this the only access in this
+        // process; others map the file after this process's death alone.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+
+    /// The word of four bytes at `at`, a multiple of four within the mapping.
+    pub(crate) fn word(&self, at: usize) -> &AtomicU32 {
+        assert!(at.is_multiple_of(4) && at < self.len, "a word at {at} of {}", self.len);
+        // SAFETY: aligned and within the mapping, by the assertion and since a mapping begins at a page; other
+        // accesses through a shared reference are atomic too.
+        unsafe { AtomicU32::from_ptr(self.start.as_ptr().add(at).cast()) }
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's, and nothing borrows from it any more.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
 }

@@ -8,6 +8,7 @@
 //! that the kernel never has to fault one in while it copies. A process that is killed in such a fault ends
 //! the copy, and its caller gets EIO: the only request that no successor could go on with.
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,26 +17,33 @@ use super::abi::{IN_HEADER_BYTES, MAX_PAYLOAD_BYTES};
 use super::decode::{Header, Request};
 use super::device::Received;
 use super::dispatch::{Context, Scratch};
+use super::in_flight::{InFlight, Inbox, Left, Noted};
 use super::lane::{Job, Lane, Lanes};
 use super::patience::Patience;
 use super::reply::Reply;
-use super::sys;
+use super::sys::{self, SharedMemory};
 use crate::device::{Wait, watch_waits};
 
 /// Room for the largest request: its payload, and headers, names and extensions.
-const REQUEST_BYTES: usize = MAX_PAYLOAD_BYTES + (64 << 10);
+pub(crate) const REQUEST_BYTES: usize = MAX_PAYLOAD_BYTES + (64 << 10);
 /// Where a WRITE's payload begins: behind `fuse_in_header` and `fuse_write_in`.
-const WRITE_PAYLOAD_AT: usize = IN_HEADER_BYTES + 40;
-const PAGE: usize = 4096;
+pub(crate) const WRITE_PAYLOAD_AT: usize = IN_HEADER_BYTES + 40;
+pub(crate) const PAGE: usize = 4096;
 /// What takes so long to copy and to verify that another worker is better called to the next request.
 const LARGE_BYTES: usize = 32 << 10;
 
 /// A buffer that lies such that byte `aligned_at` begins a page, with every page of it in memory.
 #[derive(Debug)]
 pub(crate) struct PageBuffer {
-    memory: Vec<u8>,
+    memory: Memory,
     start: usize,
     len: usize,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Own(Vec<u8>),
+    Shared(SharedMemory),
 }
 
 impl PageBuffer {
@@ -43,22 +51,39 @@ impl PageBuffer {
         let mut memory = vec![0u8; len + PAGE];
         memory.fill(1);
         sys::lock_in_memory(&memory);
-        let address = memory.as_ptr().addr() + aligned_at;
+        Self::within(Memory::Own(memory), len, aligned_at)
+    }
+
+    /// In memory that is a page longer than `len`, and keeps its content.
+    pub(crate) fn shared(memory: SharedMemory, len: usize, aligned_at: usize) -> Self {
+        Self::within(Memory::Shared(memory), len, aligned_at)
+    }
+
+    fn within(mut memory: Memory, len: usize, aligned_at: usize) -> Self {
+        let address = memory.bytes().as_ptr().addr() + aligned_at;
         let start = address.next_multiple_of(PAGE) - address;
         PageBuffer { memory, start, len }
     }
 
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
-        self.memory.get_mut(self.start..self.start + self.len).unwrap_or_default()
+        self.memory.bytes().get_mut(self.start..self.start + self.len).unwrap_or_default()
     }
 }
 
-/// Serves requests until the kernel ends the session.
-pub(crate) fn serve(context: &Context, lanes: &Lanes) {
+impl Memory {
+    fn bytes(&mut self) -> &mut [u8] {
+        match self {
+            Memory::Own(memory) => memory,
+            Memory::Shared(memory) => memory.bytes(),
+        }
+    }
+}
+
+/// Serves requests until the kernel ends the session, that first which an earlier process has left in `inbox`.
+pub(crate) fn serve(context: &Context, lanes: &Lanes, inbox: &mut Inbox) {
     if !sys::become_io_flusher() {
         tracing::debug!("the worker stays subject to write-back throttling");
     }
-    let mut buffer = PageBuffer::new(REQUEST_BYTES, WRITE_PAYLOAD_AT);
     let mut scratch = Scratch::new();
     let (crew, device) = (Arc::clone(&context.crew), Arc::clone(&context.device));
     watch_waits(move |wait| match wait {
@@ -68,16 +93,21 @@ pub(crate) fn serve(context: &Context, lanes: &Lanes) {
         }
         Wait::Lasted(time) => crew.reads.took(time, device.has_more()),
     });
+    let noted = inbox.noted();
+    if let Some(bytes) = inbox.left() {
+        take_on(context, lanes, Arrived { bytes, again: true, noted }, &mut scratch);
+    }
     let mut patience = Patience::new();
     loop {
         context.crew.wait_for_turn();
         patience.look(|| context.device.has_more());
-        match context.device.receive(buffer.bytes()) {
+        match context.device.receive(inbox.open()) {
             Ok(Received::Request(len)) => {
                 context.crew.received();
                 patience.ends();
-                if let Some(bytes) = buffer.bytes().get(..len) {
-                    take_on(context, lanes, bytes, &mut scratch);
+                let noted = inbox.noted();
+                if let Some(bytes) = inbox.request(len) {
+                    take_on(context, lanes, Arrived { bytes, again: false, noted }, &mut scratch);
                 }
             }
             Ok(Received::End) => {
@@ -94,16 +124,32 @@ pub(crate) fn serve(context: &Context, lanes: &Lanes) {
     }
 }
 
+/// A request that is to be carried out.
+struct Arrived<'a> {
+    bytes: &'a [u8],
+    /// An earlier process may have carried it out.
+    again: bool,
+    /// Where it is kept until its reply has been sent.
+    noted: Option<Noted>,
+}
+
 /// Carries a request out, or hands it to the lane that it belongs to.
-fn take_on(context: &Context, lanes: &Lanes, bytes: &[u8], scratch: &mut Scratch) {
-    let (header, body, extensions) = match Header::decode(bytes) {
+fn take_on(context: &Context, lanes: &Lanes, arrived: Arrived<'_>, scratch: &mut Scratch) {
+    let Arrived { bytes, again, noted } = arrived;
+    let (mut header, body, extensions) = match Header::decode(bytes) {
         Ok(parts) => parts,
         Err(error) => {
             tracing::error!(%error, len = bytes.len(), "a request without a usable header");
             return;
         }
     };
-    let reply = Reply::new(Arc::clone(&context.device), header.unique, header.wants_reply());
+    if again && !header.wants_reply() {
+        // As from kernels that send again what they wait for: such as these do not come.
+        return;
+    }
+    header.again |= again;
+    let mut reply = Reply::new(Arc::clone(&context.device), header.unique, header.wants_reply());
+    reply.noted(noted);
     match Request::decode_body(header, body, extensions) {
         Ok(request) => match context.lane_of(&request) {
             // It waits for the disk, and for nothing else: a worker can do so while another one goes on.
@@ -112,7 +158,7 @@ fn take_on(context: &Context, lanes: &Lanes, bytes: &[u8], scratch: &mut Scratch
                 carry_out(context, request, reply, scratch);
                 context.crew.fsyncs.took(begun.elapsed(), false);
             }
-            Some(lane) => lanes.submit(lane, Job { bytes: bytes.to_vec(), reply }),
+            Some(lane) => hand_over(context, lanes, lane, bytes, reply, header.again),
             None => {
                 if request.operation.payload_bytes() >= LARGE_BYTES && context.device.has_more() {
                     context.crew.call();
@@ -127,6 +173,41 @@ fn take_on(context: &Context, lanes: &Lanes, bytes: &[u8], scratch: &mut Scratch
     }
 }
 
+/// Puts a request into a lane, where the worker's next one does not overwrite it.
+fn hand_over(
+    context: &Context,
+    lanes: &Lanes,
+    lane: Lane,
+    bytes: &[u8],
+    mut reply: Reply,
+    again: bool,
+) {
+    if let Some(in_flight) = &context.in_flight {
+        let Some(noted) = in_flight.note(bytes) else {
+            tracing::error!("too many requests wait for the disk");
+            return reply.error(libc::ENOMEM);
+        };
+        reply.noted(Some(noted));
+    }
+    lanes.submit(lane, Job { bytes: bytes.to_vec(), reply, again });
+}
+
+/// Takes up what an earlier process had in its lanes. Returns the numbers of those requests.
+pub(crate) fn take_up(context: &Context, lanes: &Lanes) -> HashSet<u64> {
+    let mut taken = HashSet::new();
+    for Left { bytes, noted } in context.in_flight.iter().flat_map(InFlight::left) {
+        let Ok((header, ..)) = Header::decode(&bytes) else { continue };
+        if !taken.insert(header.unique) {
+            continue;
+        }
+        let lane = Request::decode(&bytes).ok().and_then(|request| context.lane_of(&request));
+        let mut reply = Reply::new(Arc::clone(&context.device), header.unique, true);
+        reply.noted(Some(noted));
+        lanes.submit(lane.unwrap_or(Lane::Sync), Job { bytes, reply, again: true });
+    }
+    taken
+}
+
 /// Whether the worker that has read an fsync may carry it out: others are not kept waiting.
 fn may_fsync(context: &Context) -> bool {
     let crew = &context.crew;
@@ -135,10 +216,11 @@ fn may_fsync(context: &Context) -> bool {
 
 /// Runs a job that a worker put off.
 pub(crate) fn run_job(context: &Context, job: Job, scratch: &mut Scratch) {
-    let decoded = Header::decode(&job.bytes)
-        .and_then(|(header, body, extensions)| Request::decode_body(header, body, extensions));
-    match decoded {
-        Ok(request) => carry_out(context, request, job.reply, scratch),
+    match Request::decode(&job.bytes) {
+        Ok(mut request) => {
+            request.header.again |= job.again;
+            carry_out(context, request, job.reply, scratch);
+        }
         Err(_) => job.reply.error(libc::EIO),
     }
 }

@@ -30,7 +30,27 @@ fn daemon(place: &Place) -> rustix::process::Pid {
 }
 
 fn kill(place: &Place) {
-    rustix::process::kill_process(daemon(place), rustix::process::Signal::KILL).unwrap();
+    let daemon = daemon(place);
+    if std::env::var_os("AMBERFS_STOP_BEFORE_KILL").is_some() {
+        // For kernels that break off what they copy to or from a process that is being killed, with EIO to its
+        // caller, though the memory is there: those that can't look pages up without a lock.
+        rustix::process::kill_process(daemon, rustix::process::Signal::STOP).unwrap();
+        wait_until_stopped(daemon);
+    }
+    rustix::process::kill_process(daemon, rustix::process::Signal::KILL).unwrap();
+}
+
+fn wait_until_stopped(pid: rustix::process::Pid) {
+    let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
+    let since = Instant::now();
+    let stopped = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|fields| fields.starts_with('T'))
+    };
+    while !fs::read_dir(&tasks).unwrap().all(|task| stopped(task.unwrap())) {
+        assert!(since.elapsed() < Duration::from_secs(60), "{pid:?} does not stop");
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn mounted() -> Option<(Place, PathBuf)> {

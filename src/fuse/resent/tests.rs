@@ -1,5 +1,5 @@
 //! Every request that changes something: carried out, without a kernel, by a process that dies before its reply is
-//! read, and sent again to the next one.
+//! read, and again the next one's: sent once more, or found where the first one had it.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -13,6 +13,7 @@ use super::super::abi::{IN_HEADER_BYTES, OUT_HEADER_BYTES, fattr, opcode};
 use super::super::backing::Backing;
 use super::super::device::Device;
 use super::super::flush::Flusher;
+use super::super::in_flight::{InFlight, Inbox};
 use super::super::notify::Notifier;
 use super::super::room::Room;
 use super::super::snapshot_dirs::SnapshotDirs;
@@ -47,8 +48,17 @@ struct Served {
     kernel: OwnedFd,
 }
 
+/// How a request comes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// The kernel sends it.
+    Sent,
+    /// It is in the memory that the two processes share.
+    Found,
+}
+
 impl Served {
-    fn new(pool: Arc<Pool>, inherited: bool) -> Served {
+    fn new(pool: Arc<Pool>, inherited: bool, in_flight: Option<Arc<InFlight>>) -> Served {
         let volume = pool.volume("main").unwrap();
         let fs = match inherited {
             true => Filesystem::inherit(volume, FsOptions::default()),
@@ -68,13 +78,43 @@ impl Served {
             room: Room::default(),
             backing: Backing::default(),
             session: 9,
+            in_flight,
         };
         Served { pool, context, kernel }
     }
 
     /// Carries a request out; returns the errno of the reply, and what it says of a new file.
     fn serve(&self, bytes: &[u8]) -> (i32, Option<u64>) {
-        let request = Request::decode(bytes).unwrap();
+        self.carry_out(Request::decode(bytes).unwrap())
+    }
+
+    /// The same, and leaves the request where the kernel has put it, as if the reply had not been sent.
+    fn serve_first(&self, bytes: &[u8]) -> (i32, Option<u64>) {
+        let Some(in_flight) = &self.context.in_flight else { return self.serve(bytes) };
+        let mut inbox = Inbox::new(Some(in_flight), 0).unwrap();
+        assert_eq!(inbox.left(), None);
+        inbox.open()[..bytes.len()].copy_from_slice(bytes);
+        self.serve(inbox.request(bytes.len()).unwrap())
+    }
+
+    /// Carries a request out that has come before.
+    fn serve_again(&self, bytes: &[u8]) -> (i32, Option<u64>) {
+        let Some(in_flight) = &self.context.in_flight else {
+            let mut bytes = bytes.to_vec();
+            let unique = u64::from_ne_bytes(bytes[8..16].try_into().unwrap()) | RESENT;
+            bytes[8..16].copy_from_slice(&unique.to_ne_bytes());
+            return self.serve(&bytes);
+        };
+        let mut inbox = Inbox::new(Some(in_flight), 0).unwrap();
+        let mut request = Request::decode(inbox.left().expect("it is found")).unwrap();
+        request.header.again = true;
+        let outcome = self.carry_out(request);
+        drop(inbox.noted());
+        assert_eq!(inbox.left(), None);
+        outcome
+    }
+
+    fn carry_out(&self, request: Request<'_>) -> (i32, Option<u64>) {
         let unique = request.header.unique;
         let makes = makes_an_entry(&request.operation);
         let reply = Reply::new(Arc::clone(&self.context.device), unique, true);
@@ -111,9 +151,12 @@ impl Served {
     /// The process dies; the next one knows what was answered, or not.
     fn die(self, storage: &Storage, keep_answers: bool) -> Served {
         self.pool.abandon();
+        let requests = self.context.in_flight.as_ref().map(|requests| {
+            InFlight::open(requests.descriptor().try_clone_to_owned().unwrap()).unwrap()
+        });
         drop(self);
         let pool = Pool::open(storage.clone(), options(keep_answers)).unwrap();
-        Served::new(pool, true)
+        Served::new(pool, true, requests)
     }
 }
 
@@ -124,7 +167,7 @@ struct Nodes {
 }
 
 /// A volume with files, an empty directory `dir`, and two snapshots.
-fn volume() -> (Storage, Served, Nodes) {
+fn volume(again: Again) -> (Storage, Served, Nodes) {
     let storage = Storage::memory();
     let create = CreateOptions {
         size_bytes: Some(512 << 20),
@@ -135,7 +178,8 @@ fn volume() -> (Storage, Served, Nodes) {
     let pool = Pool::create(storage.clone(), &create, options(false)).unwrap();
     let root = Filesystem::format_root(Timestamp::default(), 0, 0, 0o755);
     pool.create_volume("main", &root).unwrap();
-    let served = Served::new(pool, false);
+    let in_flight = (again == Again::Found).then(|| InFlight::new(2).unwrap());
+    let served = Served::new(pool, false, in_flight);
     let (fs, caller) = (&served.context.fs, Caller::root());
     let make = |name: &[u8], len: usize| {
         let (entry, handle) = fs.create(&caller, ROOT, name, 0o644, libc::O_RDWR).unwrap();
@@ -345,7 +389,7 @@ fn changes(operation: &Operation<'_>) -> Option<&'static str> {
 
 #[test]
 fn there_is_a_case_for_every_operation_that_changes_something() {
-    let (_, _, nodes) = volume();
+    let (_, _, nodes) = volume(Again::Sent);
     let tried: BTreeSet<_> = cases(&nodes)
         .iter()
         .filter_map(|(_, code, node, body, _)| {
@@ -356,51 +400,61 @@ fn there_is_a_case_for_every_operation_that_changes_something() {
     assert_eq!(tried.len(), 16, "{tried:?}");
 }
 
-/// Carries a case out, lets the process die and sends the request again; returns what is wrong with that.
-fn sent_again(case: usize, keep_answers: bool) -> Option<String> {
-    let (storage, first, nodes) = volume();
+/// Carries a case out, lets the process die and has the request come again; returns what is wrong with that.
+fn done_again(case: usize, again: Again, keep_answers: bool) -> Option<String> {
+    let (storage, first, nodes) = volume(again);
     let (name, code, node, body, _) = cases(&nodes).swap_remove(case);
+    let bytes = request(code, 2, node, &body);
     let before = first.state();
-    let answer = first.serve(&request(code, 2, node, &body));
+    let answer = first.serve_first(&bytes);
     assert_eq!(answer.0, 0, "{name} does not work");
     let once = first.state();
     assert_ne!(before, once, "{name} changes nothing");
     let next = first.die(&storage, keep_answers);
     assert_eq!(next.state(), once, "{name} has not survived");
-    let again = next.serve(&request(code, 2 | RESENT, node, &body));
-    if again != answer {
-        return Some(format!("{name}: the reply is {again:?}, was {answer:?}"));
+    let reply = next.serve_again(&bytes);
+    if reply != answer {
+        return Some(format!("{name}: the reply is {reply:?}, was {answer:?}"));
     }
     (next.state() != once).then(|| format!("{name}: it was carried out twice"))
 }
 
-#[test]
-fn what_was_carried_out_is_answered_and_not_carried_out_again() {
-    let (_, _, nodes) = volume();
+fn each_is_answered_once(again: Again) {
+    let (_, _, nodes) = volume(again);
     let wrong: Vec<_> =
-        (0..cases(&nodes).len()).filter_map(|case| sent_again(case, true)).collect();
+        (0..cases(&nodes).len()).filter_map(|case| done_again(case, again, true)).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The fault that the test above is there to find.
+#[test]
+fn what_was_carried_out_is_answered_and_not_carried_out_again() {
+    each_is_answered_once(Again::Sent);
+}
+
+#[test]
+fn so_it_is_where_the_kernel_does_not_send_it_again() {
+    each_is_answered_once(Again::Found);
+}
+
+/// The fault that the tests above are there to find.
 #[test]
 fn a_process_that_has_forgotten_the_answers_is_found_out() {
-    let (_, _, nodes) = volume();
+    let (_, _, nodes) = volume(Again::Sent);
     for (case, (name, .., differs)) in cases(&nodes).iter().enumerate() {
-        let wrong = sent_again(case, false);
+        let wrong = done_again(case, Again::Sent, false);
         assert_eq!(wrong.is_some(), *differs, "{name}: {wrong:?}");
     }
 }
 
 #[test]
 fn what_was_not_carried_out_is_carried_out() {
-    let (_, _, nodes) = volume();
+    let (_, _, nodes) = volume(Again::Sent);
     for case in 0..cases(&nodes).len() {
-        let (storage, first, nodes) = volume();
+        let (storage, first, nodes) = volume(Again::Sent);
         let (name, code, node, body, _) = cases(&nodes).swap_remove(case);
         let before = first.state();
         let next = first.die(&storage, true);
-        assert_eq!(next.serve(&request(code, 2 | RESENT, node, &body)).0, 0, "{name}");
+        assert_eq!(next.serve_again(&request(code, 2, node, &body)).0, 0, "{name}");
         assert_ne!(next.state(), before, "{name}");
     }
 }
