@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::format::Timestamp;
 use crate::fs::{Atime, Filesystem, FsOptions, SnapDir};
-use crate::fuse::{Mount, MountOptions};
+use crate::fuse::{Mount, MountOptions, Neighbours};
 use crate::pool::Pool;
 
 use super::keep::{self, Held, Keeper, Kept, Serve, ToSupervisor};
@@ -56,6 +56,7 @@ pub(super) struct Server {
     /// How closing went, when it is done.
     closed: Mutex<Option<Result<()>>>,
     closing: Condvar,
+    neighbours: Neighbours,
     next_id: AtomicU64,
     /// Connections.
     pub(super) clients: AtomicUsize,
@@ -120,6 +121,7 @@ fn start(serve: &Serve, inherited: Inherited, keeper: &Arc<Keeper>) -> Result<St
         changing: Mutex::new(false),
         closed: Mutex::new(None),
         closing: Condvar::new(),
+        neighbours: Neighbours::default(),
         next_id: AtomicU64::new(next_id),
         clients: AtomicUsize::new(0),
         answering: AtomicUsize::new(0),
@@ -307,7 +309,11 @@ impl Server {
             let fs = Arc::new(Filesystem::inherit(volume, fs_options(settings))?);
             let noted = fs.note_writers(held.writers.into());
             noted.map_err(|error| Error::io("read what is open for writing", &error))?;
-            let options = MountOptions { session: kept.session, ..mount_options(request) };
+            let options = MountOptions {
+                session: kept.session,
+                neighbours: self.neighbours.clone(),
+                ..mount_options(request)
+            };
             let (session, requests) = (held.session, held.requests);
             let dir = &request.dir.0;
             let mount = Mount::take_over(Arc::clone(&fs), dir, session, requests, &options)?;
@@ -374,7 +380,8 @@ impl Server {
         let noted = writers.try_clone().and_then(|copy| fs.note_writers(copy));
         noted.map_err(|error| Error::io("note what is open for writing", &error))?;
         let session = open::new_session()?;
-        let options = MountOptions { session, ..mount_options(request) };
+        let neighbours = self.neighbours.clone();
+        let options = MountOptions { session, neighbours, ..mount_options(request) };
         let mount = Mount::new(Arc::clone(&fs), dir, &options)?;
         let mounted = Mounted {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),

@@ -46,13 +46,14 @@ impl Default for Backing {
     }
 }
 
-/// The limit of a volume that has `free_bytes` on a machine where `machine_bytes` may be dirty.
-fn limit_for(free_bytes: u64, machine_bytes: u64) -> u64 {
+/// The limit of each of so many mounts that have `free_bytes` together, on a machine where `machine_bytes` may be
+/// dirty.
+fn limit_for(free_bytes: u64, machine_bytes: u64, mounts: u64) -> u64 {
     if free_bytes >= machine_bytes.saturating_mul(2) {
         return NONE;
     }
     // A power of two, so that it does not change all the time.
-    let part = (free_bytes / FREE_TO_DIRTY).max(LEAST_LIMIT_BYTES);
+    let part = (free_bytes / FREE_TO_DIRTY / mounts.max(1)).max(LEAST_LIMIT_BYTES);
     1 << part.ilog2()
 }
 
@@ -73,10 +74,15 @@ impl Backing {
         let _ = self.settings.set(lift(&dir).then_some(dir));
     }
 
-    /// The volume has so much room: sees to it that what may be dirty fits.
-    pub(crate) fn room_is(&self, free_bytes: u64) {
+    /// Whether all that may be dirty fits into so much room.
+    pub(crate) fn is_plenty(&self, free_bytes: u64) -> bool {
+        limit_for(free_bytes, self.machine_limit(), 1) == NONE
+    }
+
+    /// The volume has so much room, together with others: sees to it that what may be dirty fits.
+    pub(crate) fn room_is(&self, free_bytes: u64, mounts: u64) {
         let Some(Some(dir)) = self.settings.get() else { return };
-        let limit = limit_for(free_bytes, self.machine_limit());
+        let limit = limit_for(free_bytes, self.machine_limit(), mounts);
         if self.limit_bytes.swap(limit, Ordering::Relaxed) == limit {
             return;
         }
@@ -135,7 +141,7 @@ mod tests {
         let mut dirty = 0;
         while free > 8 << 20 {
             // A program writes as much as it may; then some of it comes.
-            dirty = dirty.max(limit_for(free, MACHINE).min(MACHINE));
+            dirty = dirty.max(limit_for(free, MACHINE, 1).min(MACHINE));
             assert!(dirty <= free, "{dirty} bytes are dirty, {free} free");
             let come = dirty.min(16 << 20);
             (free, dirty) = (free - come, dirty - come);
@@ -144,11 +150,12 @@ mod tests {
 
     #[test]
     fn plenty_of_room_has_no_limit_and_little_a_small_one() {
-        assert_eq!(limit_for(10 << 30, 5 << 30), NONE);
-        assert_eq!(limit_for((10 << 30) - 1, 5 << 30), 2 << 30);
-        assert_eq!(limit_for(64 << 20, 5 << 30), 16 << 20);
-        assert_eq!(limit_for(0, 5 << 30), LEAST_LIMIT_BYTES);
-        assert_eq!(limit_for(0, 0), NONE, "nothing is known of the machine");
+        assert_eq!(limit_for(10 << 30, 5 << 30, 1), NONE);
+        assert_eq!(limit_for((10 << 30) - 1, 5 << 30, 1), 2 << 30);
+        assert_eq!(limit_for(64 << 20, 5 << 30, 1), 16 << 20);
+        assert_eq!(limit_for(64 << 20, 5 << 30, 4), 4 << 20);
+        assert_eq!(limit_for(0, 5 << 30, 1), LEAST_LIMIT_BYTES);
+        assert_eq!(limit_for(0, 0, 1), NONE, "nothing is known of the machine");
     }
 
     #[test]

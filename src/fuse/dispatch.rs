@@ -18,7 +18,7 @@ use super::lane::Lane;
 use super::notify::Notifier;
 use super::policy::Attributes;
 use super::reply::Reply;
-use super::room::Room;
+use super::room::{Neighbours, Room};
 use super::snapshot_dirs::SnapshotDirs;
 use super::syscall::bytes_to_write;
 use super::worker::PageBuffer;
@@ -33,6 +33,7 @@ pub(crate) struct Context {
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) room: Room,
     pub(crate) backing: Backing,
+    pub(crate) neighbours: Neighbours,
     /// Names the kernel's connection, in the journal too.
     pub(crate) session: u64,
     pub(crate) snapshot_dirs: SnapshotDirs,
@@ -198,14 +199,7 @@ impl Context {
     /// Refuses a write that there is no room for; the caller waits for the size of the file.
     fn admit_write(&self, thread: u32) -> Result<(), Error> {
         let Some(bytes) = bytes_to_write(thread) else { return Ok(()) };
-        self.room.admit(&self.fs, bytes, || self.fs.flush_dirty())
-    }
-
-    /// Data has come, or (none) a file is opened for writing: the room may have become short.
-    pub(crate) fn look_at_room(&self, bytes: u64) {
-        if self.room.look(&self.fs, &self.backing, bytes) {
-            self.flusher.forget_attributes(&self.fs.open_for_write());
-        }
+        self.admit(thread, bytes)
     }
 
     fn statx(&self, node: NodeId, reply: Reply) {

@@ -53,3 +53,4 @@ mod write_back;
 pub use helper::{FLUSH_HELPER, flush_helper};
 pub use mount::{DEFAULT_WORKERS, Mount, MountError, MountOptions};
 pub use refuse::refuse_everything;
+pub use room::Neighbours;

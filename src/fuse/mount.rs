@@ -22,7 +22,7 @@ use super::flush::Flusher;
 use super::in_flight::{InFlight, Inbox};
 use super::lane::Lanes;
 use super::notify::Notifier;
-use super::room::Room;
+use super::room::{Neighbours, Room};
 use super::snapshot_dirs::SnapshotDirs;
 use super::{handshake, sys, worker};
 use crate::fs::{Filesystem, NodeId};
@@ -56,6 +56,8 @@ pub struct MountOptions {
     pub workers: usize,
     /// Names the session in the journal: a number that no other mount of the pool ever had.
     pub session: u64,
+    /// The mounts that take from the same space.
+    pub neighbours: Neighbours,
     /// A program that runs [`super::flush_helper`] when its argument is [`super::FLUSH_HELPER`].
     /// Without one the flush before a snapshot is done by a thread of this process, which then
     /// cannot be killed while it lasts.
@@ -78,6 +80,7 @@ impl Default for MountOptions {
             extra: Vec::new(),
             workers: DEFAULT_WORKERS,
             session: 0,
+            neighbours: Neighbours::default(),
             flush_program: None,
         }
     }
@@ -379,10 +382,12 @@ impl Mount {
             flusher,
             room: Room::default(),
             backing: Backing::default(),
+            neighbours: options.neighbours.clone(),
             session,
             snapshot_dirs,
             in_flight,
         });
+        options.neighbours.add(&context);
         let alive = Arc::new(Alive::default());
         Mount { dir, device_number: 0, lasts: true, alive, context }
     }

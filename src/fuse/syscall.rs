@@ -24,6 +24,11 @@ pub(crate) fn writes(thread: u32) -> bool {
     read(thread).as_deref().and_then(length).is_some()
 }
 
+/// Whether a thread may be in a system call that writes: all that can be said of one that runs.
+pub(crate) fn may_write(thread: u32) -> bool {
+    read(thread).is_some_and(|call| call.starts_with("running") || length(&call).is_some())
+}
+
 /// Whether a thread that waits for us is truncating a file, as far as can be seen: what can't counts as if.
 pub(crate) fn truncates(thread: u32) -> bool {
     let call = read_asleep(thread);

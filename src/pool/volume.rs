@@ -86,6 +86,8 @@ pub struct Space {
     pub total_bytes: u64,
     /// Bytes that can still be written.
     pub free_bytes: u64,
+    /// Bytes that can still be written to all volumes together.
+    pub pool_free_bytes: u64,
     /// It is the quota that lets no more be written, not the pool.
     pub limited_by_quota: bool,
     /// Bytes that its live state refers to.
@@ -247,7 +249,13 @@ impl Volume {
         let free_bytes = left.map_or(status.free_bytes, |left| left.min(status.free_bytes));
         let limited_by_quota = left.is_some_and(|left| left < status.free_bytes);
         let total_bytes = quota.unwrap_or(status.total_bytes).min(status.total_bytes);
-        Space { total_bytes, free_bytes, limited_by_quota, referenced_bytes: referenced }
+        Space {
+            total_bytes,
+            free_bytes,
+            pool_free_bytes: status.free_bytes,
+            limited_by_quota,
+            referenced_bytes: referenced,
+        }
     }
 
     pub(super) fn read(&self) -> Result<ReadGuard<'_>> {

@@ -4,6 +4,7 @@ mod bad_input;
 mod clones;
 mod commands;
 mod full_host;
+mod full_pool;
 #[path = "../support/mapping.rs"]
 #[expect(dead_code, reason = "shared with the tests of mounts")]
 mod mapping;

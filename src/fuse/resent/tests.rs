@@ -15,7 +15,7 @@ use super::super::device::Device;
 use super::super::flush::Flusher;
 use super::super::in_flight::{InFlight, Inbox};
 use super::super::notify::Notifier;
-use super::super::room::Room;
+use super::super::room::{Neighbours, Room};
 use super::super::snapshot_dirs::SnapshotDirs;
 use super::*;
 use crate::device::Storage;
@@ -77,6 +77,7 @@ impl Served {
             notifier,
             room: Room::default(),
             backing: Backing::default(),
+            neighbours: Neighbours::default(),
             session: 9,
             in_flight,
         };

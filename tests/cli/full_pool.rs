@@ -1,0 +1,64 @@
+//! A full pool with several volumes: the call that there is no space for says so, whichever volume is written to.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::thread;
+
+use crate::support::{Place, can_mount};
+
+/// Writes until a call fails; returns the bytes that were acknowledged.
+fn fill(path: &Path, byte: u8) -> u64 {
+    let mut file = File::create(path).unwrap();
+    let mut done = 0;
+    let error = loop {
+        match file.write(&[byte; 100_000]) {
+            Ok(len) => done += len as u64,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+    file.sync_all().expect("what was acknowledged can be made durable");
+    done
+}
+
+#[test]
+fn volumes_and_files_that_are_filled_at_once_get_no_more_than_there_is() {
+    const VOLUMES: u8 = 3;
+    const FILES: usize = 2;
+    if !can_mount() {
+        return;
+    }
+    for mib in [64u64, 300] {
+        let place = Place::new();
+        place.amberfs(&["pool", "create", "pool", "--size", &format!("{mib}M")]).ok();
+        let mounts: Vec<_> = (0..VOLUMES)
+            .map(|number| {
+                let mnt = place.mkdir(&format!("mnt{number}"));
+                let volume = format!("pool:v{number}");
+                place.amberfs(&["mount", "--create", &volume, mnt.to_str().unwrap()]).ok();
+                mnt
+            })
+            .collect();
+        let files: Vec<_> = mounts
+            .iter()
+            .flat_map(|mnt| (0..FILES).map(|number| mnt.join(number.to_string())))
+            .zip(1..)
+            .collect();
+        let done: Vec<u64> = thread::scope(|scope| {
+            let threads: Vec<_> =
+                files.iter().map(|(path, byte)| scope.spawn(|| fill(path, *byte))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let all: u64 = done.iter().sum();
+        assert!(all > mib << 19 && all < mib << 20, "{done:?} of {mib} MiB");
+        for ((path, byte), done) in files.iter().zip(done) {
+            let content = fs::read(path).unwrap();
+            assert!(content.len() as u64 == done && content.iter().all(|b| b == byte), "{path:?}");
+        }
+        for mnt in &mounts {
+            place.amberfs(&["umount", mnt.to_str().unwrap()]).ok();
+        }
+        place.amberfs(&["-q", "check", "pool", "--data"]).ok();
+    }
+}
