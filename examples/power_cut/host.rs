@@ -26,30 +26,78 @@ pub(crate) fn in_snapshot(mount: &Path, name: &str, state: &State) -> PathBuf {
     directory(&mount.join(SNAPSHOTS).join(name), state)
 }
 
-/// Files that a thread keeps open, by their numbers: what is written to them stays with the kernel, where a
-/// close would have it written back.
-pub(crate) type KeptOpen = BTreeMap<u32, File>;
+/// Files that a thread keeps open, by their numbers.
+#[derive(Debug, Default)]
+pub(crate) struct KeptOpen {
+    /// What is written to them stays with the kernel, where a close would have it written back.
+    written: BTreeMap<u32, File>,
+    /// Those that have no name left.
+    orphans: BTreeMap<u32, File>,
+}
 const MAX_OPEN: usize = 4;
 
 /// Writes the cells of operation `seq`.
-fn write(
-    state: &State,
-    path: &Path,
-    (from, count): (usize, usize),
-    seq: u32,
-    kept: Option<&File>,
-    flags: i32,
-) -> io::Result<()> {
+fn write(state: &State, file: &File, (from, count): (usize, usize), seq: u32) -> io::Result<()> {
     let token = |at| Token { round: state.round, thread: state.thread, seq, at: at as u32 };
     let content: Vec<u8> = (from..from + count).flat_map(|at| token(at).bytes()).collect();
-    let offset = (from * CELL) as u64;
-    match kept {
-        Some(file) => file.write_all_at(&content, offset),
-        None => {
-            let file = OpenOptions::new().write(true).custom_flags(flags).open(path)?;
-            file.write_all_at(&content, offset)
+    file.write_all_at(&content, (from * CELL) as u64)
+}
+
+impl KeptOpen {
+    /// Writes to a file that stays open, sometimes; to one that is opened for it otherwise.
+    fn write(
+        &mut self,
+        state: &State,
+        (path, number): (&Path, u32),
+        range: (usize, usize),
+        seq: u32,
+    ) -> io::Result<()> {
+        let open = || OpenOptions::new().read(true).write(true).open(path);
+        if seq.is_multiple_of(2) {
+            if self.written.len() >= MAX_OPEN {
+                self.written.pop_first();
+            }
+            self.written.insert(number, open()?);
+        }
+        match self.written.get(&number) {
+            Some(file) => write(state, file, range, seq),
+            None => write(state, &open()?, range, seq),
         }
     }
+
+    fn orphan(&self, number: u32) -> io::Result<&File> {
+        self.orphans.get(&number).ok_or_else(|| io::Error::other("no such file is open"))
+    }
+
+    /// Closes a file without a name, if it holds what was written to it.
+    fn close_orphan(&mut self, state: &State, number: u32) -> io::Result<()> {
+        let file = self.orphan(number)?;
+        let mut content = vec![0; file.metadata()?.len() as usize];
+        file.read_exact_at(&mut content, 0)?;
+        let cells: Vec<_> =
+            content.chunks(CELL).map(parse).collect::<Result<_, _>>().map_err(io::Error::other)?;
+        let expected = state.orphans.get(&number).map(|file| &file.cells[..]).unwrap_or_default();
+        if !cells.iter().eq(expected.iter().map(|cell| &cell.now)) {
+            return Err(io::Error::other(format!("it holds {cells:?}, not {expected:?}")));
+        }
+        self.orphans.remove(&number);
+        Ok(())
+    }
+}
+
+fn allocate(file: &File, mode: FallocateFlags, from: usize, count: usize) -> io::Result<()> {
+    Ok(rustix::fs::fallocate(file, mode, (from * CELL) as u64, (count * CELL) as u64)?)
+}
+
+fn copy(from: &File, to: &File, mut left: usize) -> io::Result<()> {
+    while left > 0 {
+        // At the files' own offsets, which go on.
+        match rustix::fs::copy_file_range(from, None, to, None, left)? {
+            0 => return Err(io::Error::other(format!("a copy ends {left} bytes early"))),
+            copied => left -= copied,
+        }
+    }
+    Ok(())
 }
 
 /// Carries out operation number `seq`. A liar leaves out what makes things durable.
@@ -63,7 +111,6 @@ pub(crate) fn perform(
     let dir = directory(mount, state);
     let at = |path: &String| dir.join(path);
     let open = |path: &String| OpenOptions::new().read(true).write(true).open(at(path));
-    let bytes = |cells: usize| (cells * CELL) as u64;
     match op {
         Op::Create(path) => {
             let mut options = OpenOptions::new();
@@ -83,42 +130,39 @@ pub(crate) fn perform(
         Op::SetXattr(path, value) => {
             Ok(rustix::fs::setxattr(at(path), XATTR, value.as_bytes(), XattrFlags::empty())?)
         }
-        Op::Write(path, from, count, synced) => {
-            let flags = if *synced && !lie { libc::O_DSYNC } else { 0 };
-            let number = state.number(path).unwrap_or_default();
-            if !synced && seq.is_multiple_of(2) {
-                if kept.len() >= MAX_OPEN {
-                    kept.pop_first();
-                }
-                kept.insert(number, open(path)?);
-            }
-            let file = kept.get(&number).filter(|_| !synced);
-            write(state, &at(path), (*from, *count), seq, file, flags)
+        Op::Write(path, from, count, true) => {
+            let flags = if lie { 0 } else { libc::O_DSYNC };
+            let file = OpenOptions::new().write(true).custom_flags(flags).open(at(path))?;
+            write(state, &file, (*from, *count), seq)
         }
-        Op::Truncate(path, len) => open(path)?.set_len(bytes(*len)),
+        Op::Write(path, from, count, false) => {
+            let number = state.number(path).unwrap_or_default();
+            kept.write(state, (&at(path), number), (*from, *count), seq)
+        }
+        Op::UnlinkOpen(path) => {
+            kept.orphans.insert(state.number(path).unwrap_or_default(), open(path)?);
+            fs::remove_file(at(path))
+        }
+        Op::WriteOrphan(number, from, count) => {
+            write(state, kept.orphan(*number)?, (*from, *count), seq)
+        }
+        Op::CloseOrphan(number) => kept.close_orphan(state, *number),
+        Op::Truncate(path, len) => open(path)?.set_len((len * CELL) as u64),
         Op::Allocate(path, from, count) => {
-            let mode = FallocateFlags::KEEP_SIZE;
-            Ok(rustix::fs::fallocate(open(path)?, mode, bytes(*from), bytes(*count))?)
+            allocate(&open(path)?, FallocateFlags::KEEP_SIZE, *from, *count)
         }
         Op::Punch(path, from, count) => {
             let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            Ok(rustix::fs::fallocate(open(path)?, mode, bytes(*from), bytes(*count))?)
+            allocate(&open(path)?, mode, *from, *count)
         }
-        Op::Copy(from, to, count) => {
-            let (from, to) = (open(from)?, open(to)?);
-            let mut left = count * CELL;
-            while left > 0 {
-                // At the files' own offsets, which go on.
-                match rustix::fs::copy_file_range(&from, None, &to, None, left)? {
-                    0 => return Err(io::Error::other(format!("a copy ends {left} bytes early"))),
-                    copied => left -= copied,
-                }
-            }
-            Ok(())
+        Op::Zero(path, from, count) => {
+            allocate(&open(path)?, FallocateFlags::ZERO_RANGE, *from, *count)
         }
-        Op::Fsync(_) | Op::FsyncDir(_) if lie => Ok(()),
+        Op::Copy(from, to, count) => copy(&open(from)?, &open(to)?, count * CELL),
+        Op::Fsync(_) | Op::FsyncDir(_) | Op::Syncfs if lie => Ok(()),
         Op::Fsync(path) => open(path)?.sync_all(),
         Op::FsyncDir(path) => File::open(at(path))?.sync_all(),
+        Op::Syncfs => Ok(rustix::fs::syncfs(File::open(&dir)?)?),
         Op::Snapshot(name) => fs::create_dir(mount.join(SNAPSHOTS).join(name)),
         Op::DeleteSnapshot(name) => fs::remove_dir(mount.join(SNAPSHOTS).join(name)),
     }

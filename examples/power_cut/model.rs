@@ -14,6 +14,7 @@ const BLOCK_CELLS: usize = 8;
 const MAX_CELLS: usize = 96;
 const MAX_NAMES: usize = 28;
 const MAX_SNAPSHOTS: usize = 3;
+const MAX_ORPHANS: usize = 2;
 
 /// An operation: one system call that changes something, or makes it durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,11 @@ pub(crate) enum Op {
     Symlink(String, String),
     Link(String, String),
     Unlink(String),
+    /// The only name of a file, which stays open: it is known by its number from then on.
+    UnlinkOpen(String),
+    WriteOrphan(u32, usize, usize),
+    /// Ends it; what it held until then is compared.
+    CloseOrphan(u32),
     Rmdir(String),
     Rename(String, String),
     Exchange(String, String),
@@ -33,9 +39,13 @@ pub(crate) enum Op {
     Truncate(String, usize),
     Allocate(String, usize, usize),
     Punch(String, usize, usize),
+    /// Zeroes a range, which makes the file longer if it reaches behind its end.
+    Zero(String, usize, usize),
     Copy(String, String, usize),
     Fsync(String),
     FsyncDir(String),
+    /// Has the kernel write back. It promises nothing: the kernel does not pass it on to FUSE, and does not wait.
+    Syncfs,
     Snapshot(String),
     DeleteSnapshot(String),
 }
@@ -95,6 +105,8 @@ pub(crate) struct State {
     pub thread: u32,
     pub names: BTreeMap<String, Node>,
     pub files: BTreeMap<u32, File>,
+    /// Files without a name that are open. A power cut ends them.
+    pub orphans: BTreeMap<u32, File>,
     pub snapshots: BTreeMap<String, Arc<State>>,
 }
 
@@ -120,6 +132,16 @@ impl State {
         self.files.entry(number).or_default()
     }
 
+    fn tokens(
+        &self,
+        seq: u32,
+        from: usize,
+        count: usize,
+    ) -> impl ExactSizeIterator<Item = Option<Token>> + use<> {
+        let (round, thread) = (self.round, self.thread);
+        (from..from + count).map(move |at| Some(Token { round, thread, seq, at: at as u32 }))
+    }
+
     fn forget_unnamed(&mut self) {
         let names = &self.names;
         self.files.retain(|number, _| names.values().any(|node| *node == Node::File(*number)));
@@ -141,6 +163,12 @@ impl State {
                 self.names.insert(to.clone(), node);
             }
             Op::Unlink(path) | Op::Rmdir(path) => drop(self.names.remove(path)),
+            Op::UnlinkOpen(path) => {
+                if let Some(Node::File(number)) = self.names.remove(path) {
+                    self.orphans.extend(self.files.remove(&number).map(|file| (number, file)));
+                }
+            }
+            Op::CloseOrphan(number) => drop(self.orphans.remove(number)),
             Op::Rename(from, to) => self.rename(from, to),
             Op::Exchange(one, other) => {
                 let (a, b) = (self.names[one].clone(), self.names[other].clone());
@@ -150,9 +178,12 @@ impl State {
             Op::Chmod(path, mode) => self.file(path).mode = *mode,
             Op::SetXattr(path, value) => self.file(path).xattr = Some(value.clone()),
             Op::Write(path, from, count, _) => {
-                let (round, thread) = (self.round, self.thread);
-                let token = |at| Some(Token { round, thread, seq, at: at as u32 });
-                write(self.file(path), *from, (*from..from + count).map(token));
+                let tokens = self.tokens(seq, *from, *count);
+                write(self.file(path), *from, tokens);
+            }
+            Op::WriteOrphan(number, from, count) => {
+                let tokens = self.tokens(seq, *from, *count);
+                write(self.orphans.entry(*number).or_default(), *from, tokens);
             }
             Op::Truncate(path, len) => {
                 let file = self.file(path);
@@ -160,6 +191,15 @@ impl State {
                 file.least = *len;
             }
             Op::Punch(path, from, count) => punch(self.file(path), *from, from + count),
+            Op::Zero(path, from, count) => {
+                let (file, end) = (self.file(path), from + count);
+                if file.cells.len() < end {
+                    file.cells.resize_with(end, Cell::default);
+                }
+                // The new length is the daemon's, and not for the kernel to write back.
+                file.least = file.least.max(end);
+                punch(file, *from, end);
+            }
             Op::Copy(from, to, count) => {
                 let cells: Vec<_> =
                     self.file(from).cells.iter().take(*count).map(|cell| cell.now).collect();
@@ -170,7 +210,7 @@ impl State {
                 self.snapshots.insert(name.clone(), Arc::new(frozen));
             }
             Op::DeleteSnapshot(name) => drop(self.snapshots.remove(name)),
-            Op::Allocate(..) | Op::Fsync(_) | Op::FsyncDir(_) => {}
+            Op::Allocate(..) | Op::Fsync(_) | Op::FsyncDir(_) | Op::Syncfs => {}
         }
         self.forget_unnamed();
     }
@@ -226,7 +266,7 @@ impl State {
         if self.names.len() >= MAX_NAMES {
             return Op::Unlink(file);
         }
-        match random.below(34) {
+        match random.below(40) {
             0..=2 => Op::Create(fresh),
             3 => Op::Mkdir(format!("d{seq}")),
             4 => Op::Symlink(fresh, format!("to {seq}")),
@@ -244,7 +284,27 @@ impl State {
             22 | 23 => Op::Fsync(file),
             24 => Op::FsyncDir(parent.trim_end_matches('/').to_owned()),
             25 if snapshots => self.snapshot(random, seq),
+            34 => Op::Syncfs,
+            35 if self.may_stay_open(&file) => Op::UnlinkOpen(file),
+            36..=39 if !self.orphans.is_empty() => self.orphan(random),
             _ => self.content(random, file, other),
+        }
+    }
+
+    /// Whether it has one name, and there is room among the orphans.
+    fn may_stay_open(&self, file: &str) -> bool {
+        let node = self.names.get(file);
+        let links = self.names.values().filter(|other| Some(*other) == node).count();
+        links == 1 && self.orphans.len() < MAX_ORPHANS
+    }
+
+    fn orphan(&self, random: &mut Random) -> Op {
+        let numbers: Vec<_> = self.orphans.keys().copied().collect();
+        let number = random.pick(&numbers).copied().unwrap_or_default();
+        let count = 1 + random.below(8);
+        match random.below(4) {
+            0 => Op::CloseOrphan(number),
+            _ => Op::WriteOrphan(number, random.below(MAX_CELLS - count), count),
         }
     }
 
@@ -270,7 +330,7 @@ impl State {
         let most = if random.below(3) == 0 { 40 } else { 8 };
         let count = 1 + random.below(most);
         let from = random.below(MAX_CELLS - count);
-        match random.below(12) {
+        match random.below(13) {
             0 => Op::Truncate(file, random.below(len + 4)),
             1 => Op::Punch(file, from, count),
             2 => Op::Allocate(file, from, count),
@@ -278,6 +338,7 @@ impl State {
             4 => Op::Write(file, 0, count.min(4), false),
             5 | 6 => Op::Write(file, from / BLOCK_CELLS * BLOCK_CELLS, BLOCK_CELLS, false),
             7 => Op::Write(file, from, count, true),
+            12 => Op::Zero(file, from, count),
             8 | 9 if len + count < MAX_CELLS => Op::Write(file, len, count, false),
             _ => Op::Write(file, from.min(len), count, false),
         }

@@ -101,7 +101,7 @@ fn forget(plan: &Plan<'_>, records: &Records, round: u32) -> std::io::Result<()>
 fn operate(plan: &Plan<'_>, records: &Records, mut record: Record) -> Result<(), String> {
     let mut state = State::new(record.round, record.thread);
     let mut random = Random(record.seed());
-    let mut kept = KeptOpen::new();
+    let mut kept = KeptOpen::default();
     for seq in 1..=plan.operations {
         let op = state.next(&mut random, seq, record.snapshots);
         perform(plan.mount, &state, &mut kept, (seq, &op), plan.lie)
@@ -114,7 +114,6 @@ fn operate(plan: &Plan<'_>, records: &Records, mut record: Record) -> Result<(),
 }
 
 /// The operations that a record says were carried out.
-#[allow(dead_code)]
 pub(crate) fn operations(record: &Record) -> Vec<(u32, Op)> {
     let mut state = State::new(record.round, record.thread);
     let mut random = Random(record.seed());

@@ -15,11 +15,14 @@ mod verify;
 #[path = "../../examples/power_cut/work.rs"]
 mod work;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use work::{Plan, verify_all, work};
+use model::{Op, State};
+use record::Record;
+use work::{Plan, operations, verify_all, work};
 
 /// A directory in which rounds were worked, and their records.
 struct Worked {
@@ -140,4 +143,42 @@ fn a_fsync_that_was_not_done_is_found() {
     fs::remove_dir_all(worked.mount()).unwrap();
     fs::rename(before, worked.mount()).unwrap();
     worked.fails("missing");
+}
+
+#[test]
+fn every_kind_of_operation_is_chosen() {
+    const KINDS: &str = "Create Mkdir Symlink Link Unlink UnlinkOpen WriteOrphan CloseOrphan Rmdir Rename Exchange \
+                         Chmod SetXattr Write Truncate Allocate Punch Zero Copy Fsync FsyncDir Syncfs Snapshot \
+                         DeleteSnapshot";
+    let record = Record { round: 1, thread: 0, run: 7, snapshots: true, done: 3000, settled: None };
+    let chosen: BTreeSet<String> = operations(&record)
+        .iter()
+        .map(|(_, op)| format!("{op:?}").split('(').next().unwrap_or_default().to_owned())
+        .collect();
+    let kinds: BTreeSet<String> = KINDS.split_whitespace().map(str::to_owned).collect();
+    assert_eq!(chosen, kinds);
+}
+
+/// Writes to a file that is open and has no name, and closes it; the last write is done, or is only noted.
+fn closed_without_a_name(is_done: bool) -> std::io::Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut state, mut kept) = (State::new(1, 0), host::KeptOpen::default());
+    fs::create_dir_all(host::directory(dir.path(), &state)).unwrap();
+    let name = || "n".to_owned();
+    let before = [Op::Create(name()), Op::Write(name(), 0, 4, false), Op::UnlinkOpen(name())];
+    let all = before.into_iter().chain([Op::WriteOrphan(1, 2, 3), Op::CloseOrphan(1)]);
+    for (op, seq) in all.zip(1..) {
+        if is_done || !matches!(op, Op::WriteOrphan(..)) {
+            host::perform(dir.path(), &state, &mut kept, (seq, &op), false)?;
+        }
+        state.apply(&op, seq);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_an_unlinked_file_does_not_hold_is_found() {
+    closed_without_a_name(true).unwrap();
+    let error = closed_without_a_name(false).unwrap_err().to_string();
+    assert!(error.contains("it holds"), "{error}");
 }
