@@ -15,7 +15,7 @@ SCHEDULES ?= 1
 # A flip of every byte of a pool, so many times more damaged ranges, and so many seconds for each fuzz body.
 FLIP_EVERY ?= 1
 DAMAGES ?= 20
-FUZZ_SECONDS ?= 1200
+FUZZ_SECONDS ?= 900
 FILES ?= 70000
 SNAPSHOTS ?= 10000
 # Operations of fsx and of the exerciser together, times that the daemon is killed under load, and the size
@@ -81,7 +81,7 @@ bench: setup-bench ## AmberFS beside the host's filesystem, btrfs, XFS, bindfs, 
 	$(CARGO) bench --locked --bench compare -- $(ARGS)
 
 fuzz: ## the fuzz bodies under libFuzzer, for FUZZ_SECONDS each; needs a nightly toolchain and cargo-fuzz
-	for target in records request operations pool; do \
+	for target in records request requests operations pool; do \
 		$(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 

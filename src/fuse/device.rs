@@ -39,6 +39,11 @@ impl Device {
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         loop {
             match rustix::io::read(&self.fd, &mut *buffer) {
+                // A socket in the device's place has nobody at its other end any more.
+                Ok(0) => {
+                    self.ended.store(true, Ordering::Release);
+                    return Ok(Received::End);
+                }
                 Ok(len) => return Ok(Received::Request(len)),
                 // ENOENT: the request was withdrawn between its queueing and this read.
                 Err(Errno::NOENT | Errno::INTR | Errno::AGAIN) => {}

@@ -28,7 +28,7 @@ mod dispatch;
 mod encode;
 mod files;
 mod flush;
-#[cfg(fuzzing)]
+#[doc(hidden)]
 pub mod fuzzing;
 mod handshake;
 mod helper;

@@ -355,6 +355,14 @@ impl Mount {
         Ok(mount)
     }
 
+    /// Serves a session that is mounted nowhere.
+    pub(super) fn unseen(fs: Arc<Filesystem>, fd: OwnedFd) -> io::Result<Self> {
+        let options = MountOptions::default();
+        let mount = Self::prepare(fs, PathBuf::new(), fd, None, &options);
+        mount.spawn_workers(options.workers)?;
+        Ok(mount)
+    }
+
     /// Puts the parts of a session together, without serving it yet.
     fn prepare(
         fs: Arc<Filesystem>,

@@ -68,6 +68,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Runs a body over its corpus and over `few` other inputs of at most `longest` bytes.
 fn fuzz(target: &str, body: fn(&[u8]), few: u64, longest: usize) {
+    assert!(!corpus(target).is_empty(), "the corpus is gone");
     let failures = failures(target, body, few, longest);
     // The hook keeps what a panic says to itself.
     println!("{}", failures.join("\n"));
@@ -78,6 +79,7 @@ fn fuzz(target: &str, body: fn(&[u8]), few: u64, longest: usize) {
 fn failures(target: &str, body: fn(&[u8]), few: u64, longest: usize) -> Vec<String> {
     std::panic::set_hook(Box::new(|info| {
         let line = format!("{info}").replace('\n', " ");
+        bodies::limits::panicked(&line);
         WHERE.with_borrow_mut(|place| *place = line);
         if std::env::var_os("AMBERFS_FUZZ_TRACE").is_some() {
             println!("{}", std::backtrace::Backtrace::force_capture());
@@ -140,6 +142,11 @@ fn operations() {
     fuzz("operations", bodies::operations::run, 4000, 600);
 }
 
+#[test]
+fn requests() {
+    fuzz("requests", bodies::requests::run, 700, 600);
+}
+
 /// Trees in which each pointer of a node leads to the same node below: 255^12 ways to one leaf.
 #[test]
 fn a_tree_with_many_ways_to_one_leaf_costs_no_more_than_its_nodes() {
@@ -172,4 +179,29 @@ fn planted_a_walk_without_an_end_is_found() {
 fn planted_a_lost_write_is_found() {
     let found = failures("operations", bodies::operations::planted_lost_write, 400, 600);
     assert!(!found.is_empty());
+}
+
+fn is_found_in_requests(body: fn(&[u8]), few: u64, what: &str) {
+    let found = failures("planted", body, few, 600);
+    assert!(found.iter().any(|why| why.contains(what)), "{found:?}");
+}
+
+#[test]
+fn planted_replies_that_the_kernel_does_not_take_are_found() {
+    use bodies::requests::{planted_longer_reply, planted_other_number, planted_second_reply};
+    is_found_in_requests(planted_other_number, 20, "nobody waits for a reply");
+    is_found_in_requests(planted_second_reply, 20, "nobody waits for a reply");
+    is_found_in_requests(planted_longer_reply, 20, ": the payload");
+}
+
+#[test]
+fn planted_a_reply_that_does_not_come_is_found() {
+    is_found_in_requests(bodies::requests::planted_lost_reply, 6, "no reply comes");
+}
+
+#[test]
+fn planted_threads_of_a_session_that_go_wrong_are_found() {
+    use bodies::requests::{planted_panic, planted_without_bound};
+    is_found_in_requests(planted_without_bound, 20, "held at once by a thread that serves");
+    is_found_in_requests(planted_panic, 20, "a thread that serves panicked");
 }

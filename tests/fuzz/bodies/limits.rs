@@ -3,8 +3,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use amberfs::device::{BlockDevice, Storage};
 
@@ -14,10 +14,21 @@ pub(crate) const MAX_BYTES: usize = 192 << 20;
 /// Most calls of a device: a pool of a few hundred nodes is walked a few dozen times.
 pub(crate) const MAX_CALLS: u64 = 400_000;
 
+/// Most bytes that a thread of a served session may hold: sixty requests that each leave a MiB in the pool, which
+/// is in memory, and the thread's buffers.
+pub(crate) const MAX_SERVING_BYTES: usize = 64 << 20;
+
 thread_local! {
     static NOW: Cell<isize> = const { Cell::new(0) };
     static MOST: Cell<isize> = const { Cell::new(0) };
+    /// Whether [`within_bounds`] looks at this thread.
+    static BOUND: Cell<bool> = const { Cell::new(false) };
 }
+
+/// The most that a thread has held on which nobody looks, if it is too much for one that serves.
+static ELSEWHERE: AtomicUsize = AtomicUsize::new(0);
+/// Panics of threads that serve.
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Counts the bytes that each thread holds.
 pub(crate) struct Counting;
@@ -27,6 +38,10 @@ fn count(bytes: isize) {
     let _ = NOW.try_with(|now| {
         now.set(now.get() + bytes);
         let _ = MOST.try_with(|most| most.set(most.get().max(now.get())));
+        let held = now.get().max(0) as usize;
+        if held > MAX_SERVING_BYTES && !BOUND.try_with(Cell::get).unwrap_or(true) {
+            ELSEWHERE.fetch_max(held, Ordering::Relaxed);
+        }
     });
 }
 
@@ -56,10 +71,32 @@ unsafe impl GlobalAlloc for Counting {
 pub(crate) fn within_bounds<T>(body: impl FnOnce() -> T) -> T {
     let before = NOW.get();
     MOST.set(before);
+    let outer = BOUND.replace(true);
     let result = body();
+    BOUND.set(outer);
     let most = (MOST.get() - before).max(0) as usize;
     assert!(most <= MAX_BYTES, "{most} bytes were held at once");
     result
+}
+
+/// For a hook: a thread panics. That of a session goes on, as nobody but its caller learns of it.
+pub(crate) fn panicked(message: &str) {
+    if std::thread::current().name().is_some_and(|name| name.starts_with("fuse-")) {
+        PANICS.lock().unwrap_or_else(PoisonError::into_inner).push(message.to_owned());
+    }
+}
+
+/// Forgets what threads of earlier sessions did; returns their panics, and the most that one held.
+pub(crate) fn begin_serving() -> (Vec<String>, usize) {
+    let panics = std::mem::take(&mut *PANICS.lock().unwrap_or_else(PoisonError::into_inner));
+    (panics, ELSEWHERE.swap(0, Ordering::Relaxed))
+}
+
+/// Fails if a thread of the one session that has begun since held too much at once, or panicked.
+pub(crate) fn check_serving() {
+    let (panics, most) = begin_serving();
+    assert!(panics.is_empty(), "a thread that serves panicked: {panics:?}");
+    assert!(most <= MAX_SERVING_BYTES, "{most} bytes were held at once by a thread that serves");
 }
 
 /// Fails calls after a number of them, and says so at the end.

@@ -4,6 +4,8 @@ pub(crate) mod limits;
 pub(crate) mod operations;
 pub(crate) mod pool;
 pub(crate) mod records;
+pub(crate) mod requests;
+mod wire;
 
 /// Reads an input: numbers that are zero when it has ended.
 pub(crate) struct Input<'a> {

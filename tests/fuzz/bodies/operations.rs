@@ -98,7 +98,7 @@ fn run_on(data: &[u8], wrap: fn(&Storage) -> Storage) {
     });
 }
 
-fn name(input: &mut Input<'_>) -> Vec<u8> {
+pub(crate) fn name(input: &mut Input<'_>) -> Vec<u8> {
     match input.u8() % 16 {
         0 => Vec::new(),
         1 => b".".to_vec(),
@@ -115,7 +115,7 @@ fn name(input: &mut Input<'_>) -> Vec<u8> {
     }
 }
 
-fn attribute(input: &mut Input<'_>) -> Vec<u8> {
+pub(crate) fn attribute(input: &mut Input<'_>) -> Vec<u8> {
     match input.u8() % 10 {
         0 => Vec::new(),
         1 => b"user.".to_vec(),
