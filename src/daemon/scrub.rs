@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::open_regular;
 use crate::format::{Epoch, InodeNo, Key, MemberId, Timestamp, VolumeId};
-use crate::fs::path_in;
-use crate::pool::{Pool, SaveScrub, ScrubDamage, ScrubPhase, ScrubPosition, ScrubState, Source};
+use crate::fs::path_of_damage;
+use crate::pool::{Pool, ScrubDamage, ScrubHooks, ScrubPhase, ScrubPosition, ScrubState};
 
 use super::protocol::{ScrubDamageRow, ScrubProgress, ScrubRow, VERSION};
 use super::service::rfc3339;
@@ -54,6 +54,7 @@ struct SavedDamage {
     volume_name: String,
     snapshot: Option<String>,
     inode: u64,
+    path: Option<String>,
     blocks: Option<(u64, u64)>,
     what: String,
 }
@@ -84,6 +85,7 @@ impl Saved {
             volume_name: piece.volume_name.clone(),
             snapshot: piece.snapshot.clone(),
             inode: piece.inode.0,
+            path: piece.path.clone(),
             blocks: piece.blocks,
             what: piece.what.clone(),
         });
@@ -119,6 +121,7 @@ impl Saved {
             volume_name: piece.volume_name,
             snapshot: piece.snapshot,
             inode: InodeNo(piece.inode),
+            path: piece.path,
             blocks: piece.blocks,
             what: piece.what,
         });
@@ -155,9 +158,9 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::create_new(path)?.write_all(bytes)
 }
 
-fn saver(pool: &Pool, path: &Path) -> SaveScrub {
+fn hooks(pool: &Pool, path: &Path) -> ScrubHooks {
     let (uuid, path): ([u8; 16], PathBuf) = (pool.status().uuid, path.to_owned());
-    Box::new(move |state| {
+    let save = Box::new(move |state: &ScrubState| {
         let saved = Saved::of(state, uuid).and_then(|saved| serde_json::to_vec(&saved).ok());
         let Some(text) = saved else { return };
         let new = path.join(format!("{FILE}.new"));
@@ -165,16 +168,17 @@ fn saver(pool: &Pool, path: &Path) -> SaveScrub {
         if let Err(error) = written {
             tracing::warn!("a scrub's position is not kept: {error}");
         }
-    })
+    });
+    ScrubHooks { save, path: path_of_damage }
 }
 
 /// Begins a scrub, or goes on with one that was not finished. Without a daemon it is done when this returns.
 pub(super) fn start(pool: &Arc<Pool>, path: &Path, daemon: bool) -> Result<Reply> {
-    let (saved, save) = (load(pool, path), saver(pool, path));
+    let (saved, hooks) = (load(pool, path), hooks(pool, path));
     if daemon {
-        pool.start_scrub(saved, save)?;
+        pool.start_scrub(saved, hooks)?;
     } else {
-        pool.run_scrub(saved, &save);
+        pool.run_scrub(saved, &hooks);
     }
     Ok(status(pool, path))
 }
@@ -189,10 +193,10 @@ pub(super) fn cancel(pool: &Arc<Pool>, path: &Path) -> Reply {
 pub(super) fn status(pool: &Arc<Pool>, path: &Path) -> Reply {
     let state = pool.scrub_state();
     let state = if state.position.is_some() { Some(state) } else { load(pool, path) };
-    Reply::Scrub(state.map_or_else(ScrubRow::default, |state| row(pool, &state)))
+    Reply::Scrub(state.map_or_else(ScrubRow::default, |state| row(&state)))
 }
 
-fn row(pool: &Arc<Pool>, state: &ScrubState) -> ScrubRow {
+fn row(state: &ScrubState) -> ScrubRow {
     let progress = match state.running {
         true => ScrubProgress::Running,
         false if state.is_done() => ScrubProgress::Done,
@@ -201,7 +205,7 @@ fn row(pool: &Arc<Pool>, state: &ScrubState) -> ScrubRow {
     let damage = state.damage.iter().map(|piece| ScrubDamageRow {
         volume: piece.volume.map(|_| piece.volume_name.clone()),
         snapshot: piece.snapshot.clone(),
-        path: path_of(pool, piece),
+        path: piece.path.clone(),
         inode: piece.inode.0,
         first_block: piece.blocks.map(|(first, _)| first),
         blocks: piece.blocks.map(|(_, len)| len),
@@ -218,15 +222,6 @@ fn row(pool: &Arc<Pool>, state: &ScrubState) -> ScrubRow {
         damage: damage.collect(),
         more_damage: state.more_damage,
     }
-}
-
-/// Path of what is damaged, as far as it can be read and is still there.
-fn path_of(pool: &Arc<Pool>, piece: &ScrubDamage) -> Option<String> {
-    let source: Source = match piece.snapshot {
-        Some(_) => pool.view(piece.member?).ok()?,
-        None => pool.volume(&piece.volume_name).ok()?.source(),
-    };
-    piece.member.map(|_| path_in(&source, piece.inode))
 }
 
 #[cfg(test)]
@@ -248,6 +243,7 @@ mod tests {
             volume_name: "main".into(),
             snapshot: Some("monday".into()),
             inode: InodeNo(9),
+            path: Some("/dir/file".into()),
             blocks: Some((10, 11)),
             what: "broken".into(),
         };

@@ -46,6 +46,7 @@ mod inode;
 mod lookups;
 mod node;
 mod orphan;
+mod path;
 mod prealloc;
 mod records;
 mod remove;
@@ -69,6 +70,7 @@ use std::sync::Arc;
 
 pub use self::error::Error;
 pub use self::node::{MAX_SNAPSHOT_NUMBER, NodeId, NodeKind};
+pub use self::path::path_of_damage;
 pub use self::types::{
     Atime, Attr, Caller, DirEntry, Entry, FsOptions, Handle, SetAttr, SetTime, SnapDir, StatFs,
     Whence, WriteFlags,
@@ -76,7 +78,8 @@ pub use self::types::{
 pub use crate::format::{FileKind, InodeNo, Timestamp};
 
 use self::orphan::Unfinished;
-use self::records::{Records, exact_path, path_of};
+use self::path::{exact_path, path_in};
+use self::records::Records;
 use self::table::{ContentLocks, NodeTable};
 use self::transaction::Transaction;
 use self::view::Views;
@@ -112,14 +115,6 @@ pub struct Filesystem {
 impl std::fmt::Debug for Filesystem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Filesystem").field("options", &self.options).finish_non_exhaustive()
-    }
-}
-
-/// Returns a readable path of an inode in a state, for messages; as far as it can be read.
-pub fn path_in(source: &Source, ino: InodeNo) -> String {
-    match source.read() {
-        Ok(guard) => path_of(&guard.reader(), ino),
-        Err(_) => format!("(inode {ino})"),
     }
 }
 
@@ -336,11 +331,7 @@ impl Filesystem {
             }
             blamed.push(node);
         }
-        let path = self.source_of(node).ok().and_then(|(source, ino)| {
-            let guard = source.read().ok()?;
-            let path = path_of(&guard.reader(), ino);
-            Some(path)
-        });
+        let path = self.source_of(node).map(|(source, ino)| path_in(&source, ino));
         let path = path.unwrap_or_default();
         let volume = self.volume.name();
         match self.snapshot_name(node) {

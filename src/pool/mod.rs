@@ -66,7 +66,7 @@ pub use options::{
     Clock, CreateOptions, Intent, OpenOptions, PoolStatus, SnapshotInfo, VolumeInfo,
 };
 pub(crate) use recovery::read_superblock;
-pub use scrub::{SaveScrub, ScrubDamage, ScrubPhase, ScrubPosition, ScrubState};
+pub use scrub::{PathOfDamage, ScrubDamage, ScrubHooks, ScrubPhase, ScrubPosition, ScrubState};
 pub use snapshots::check_snapshot_name;
 pub use source::{ReadExtents, ReadGuard, SnapshotView, Source};
 pub use volume::{Fresh, Space, Update, Volume};

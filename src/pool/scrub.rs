@@ -11,16 +11,20 @@
 //! does, so that no checkpoint gives freed blocks away meanwhile, and takes a clone of one root; neither the
 //! gate nor a head is held while it reads. Between steps it rests for as long as the step took.
 //!
+//! What is damaged is logged and listed with the state and the path that it hurts ([`damage`]).
+//!
 //! The position is a key in a member: it means the same after a restart, so the state can be kept anywhere.
 //! Memory: one path of nodes, one extent, and the damage found, of which [`MAX_DAMAGE`] pieces are listed.
+
+mod damage;
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::extents::for_each_extent;
+use self::damage::Finding;
 use super::{Error, Pool, Result};
-use crate::btree::{Reader, Tree, check_bounds};
+use crate::btree::{Tree, check_bounds};
 use crate::cache::{self, Body, Child, Node};
 use crate::format::{
     BLOCK_SIZE, Epoch, Extent, ExtentKind, InodeNo, Key, KeyKind, MemberId, MemberKind, NODE_SIZE,
@@ -78,8 +82,10 @@ pub struct ScrubDamage {
     pub volume_name: String,
     /// The snapshot's name, if it is one.
     pub snapshot: Option<String>,
-    /// Inode whose block is damaged, or the first one whose records are.
+    /// Inode whose block is damaged, or the first one whose records are; of those, one with a path.
     pub inode: InodeNo,
+    /// A path that it had when the damage was found; none for the pool's own records.
+    pub path: Option<String>,
     /// First damaged block of the file, and how many; none for a damaged node.
     pub blocks: Option<(u64, u64)>,
     /// What is wrong.
@@ -121,8 +127,23 @@ impl ScrubState {
     }
 }
 
-/// Keeps a state somewhere.
-pub type SaveScrub = Box<dyn Fn(&ScrubState) + Send>;
+/// Returns the path of what is damaged, with its inode: the one that the damage says, or another one from it up
+/// to the last that may be hit.
+pub type PathOfDamage = fn(&Arc<Pool>, &ScrubDamage, u64) -> Option<(InodeNo, String)>;
+
+/// What a scrub asks of the layers above.
+pub struct ScrubHooks {
+    /// Keeps a state somewhere.
+    pub save: Box<dyn Fn(&ScrubState) + Send>,
+    /// Finds the path that the log and the report say.
+    pub path: PathOfDamage,
+}
+
+impl std::fmt::Debug for ScrubHooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ScrubHooks").finish_non_exhaustive()
+    }
+}
 
 /// The pool's scrub, and its thread.
 #[derive(Debug, Default)]
@@ -173,14 +194,6 @@ struct Found {
     damage: Vec<Finding>,
 }
 
-/// Damage in the tree that is being walked.
-struct Finding {
-    key: Key,
-    /// First block in the file, number of blocks, and first block in the pool.
-    blocks: Option<(u64, u64, u64)>,
-    what: String,
-}
-
 impl Pool {
     /// What the last scrub has found, or the one that runs.
     pub fn scrub_state(&self) -> ScrubState {
@@ -188,7 +201,11 @@ impl Pool {
     }
 
     /// Begins a scrub in the background, or goes on with `state`; does nothing when one runs.
-    pub fn start_scrub(self: &Arc<Self>, state: Option<ScrubState>, save: SaveScrub) -> Result<()> {
+    pub fn start_scrub(
+        self: &Arc<Self>,
+        state: Option<ScrubState>,
+        hooks: ScrubHooks,
+    ) -> Result<()> {
         if self.scrub_state().running {
             return Ok(());
         }
@@ -199,9 +216,9 @@ impl Pool {
             let mut saved = Instant::now();
             while let Some(pool) = pool.upgrade() {
                 let begun = Instant::now();
-                let more = pool.scrub_step();
+                let more = pool.scrub_step(&hooks);
                 if !more || saved.elapsed() >= SAVE_INTERVAL {
-                    save(&pool.scrub_state());
+                    (hooks.save)(&pool.scrub_state());
                     saved = Instant::now();
                 }
                 if !more {
@@ -209,7 +226,7 @@ impl Pool {
                 }
                 if !pool.scrub.rest(begun.elapsed()) {
                     pool.scrub.state.lock().running = false;
-                    save(&pool.scrub_state());
+                    (hooks.save)(&pool.scrub_state());
                     return;
                 }
             }
@@ -229,17 +246,21 @@ impl Pool {
     }
 
     /// Scrubs without a thread and without rest, for a pool that nobody else uses.
-    pub fn run_scrub(&self, state: Option<ScrubState>, save: &SaveScrub) -> ScrubState {
+    pub fn run_scrub(
+        self: &Arc<Self>,
+        state: Option<ScrubState>,
+        hooks: &ScrubHooks,
+    ) -> ScrubState {
         self.begin_scrub(state);
         let mut saved = Instant::now();
-        while self.scrub_step() {
+        while self.scrub_step(hooks) {
             if saved.elapsed() >= SAVE_INTERVAL {
-                save(&self.scrub_state());
+                (hooks.save)(&self.scrub_state());
                 saved = Instant::now();
             }
         }
         let state = self.scrub_state();
-        save(&state);
+        (hooks.save)(&state);
         state
     }
 
@@ -263,7 +284,7 @@ impl Pool {
     }
 
     /// Does a bounded part of a scrub; false when it is done.
-    fn scrub_step(&self) -> bool {
+    fn scrub_step(self: &Arc<Self>, hooks: &ScrubHooks) -> bool {
         let Some(mut at) = self.scrub.state.lock().position else { return false };
         let mut found = Found::default();
         let mut damage = Vec::new();
@@ -285,28 +306,24 @@ impl Pool {
                     bytes: STEP_BYTES,
                     found: &mut found,
                 };
-                let tree = &target.tree;
+                let (tree, phase) = (&target.tree, at.phase);
                 let done = walk.verify(&tree.root, tree.level, None, None).is_continue();
                 at.cursor = walk.cursor;
                 for finding in std::mem::take(&mut found.damage) {
-                    self.name_damage(&target, &finding, &mut damage);
+                    damage.extend(self.states_with(target.member, phase, &finding));
                 }
                 if done {
                     advance(&mut at);
                 }
             }
         }
+        // Nothing is held while directories are searched.
+        let damage: Vec<_> =
+            damage.into_iter().map(|(piece, last)| self.named(piece, last, hooks)).collect();
         let mut state = self.scrub.state.lock();
         state.nodes += found.nodes;
         state.blocks += found.blocks;
         for piece in damage {
-            tracing::error!(
-                volume = piece.volume_name,
-                snapshot = piece.snapshot,
-                inode = piece.inode.0,
-                "scrub: {}",
-                piece.what
-            );
             match state.damage.len() {
                 MAX_DAMAGE => state.more_damage += 1,
                 _ => state.damage.push(piece),
@@ -369,83 +386,6 @@ impl Pool {
             ScrubPhase::Checkpoint | ScrubPhase::Done => None,
         }
     }
-
-    /// Says in which states damage is: where it was found, and where what grew from that still has it.
-    fn name_damage(&self, target: &Target, finding: &Finding, damage: &mut Vec<ScrubDamage>) {
-        let Some(owner) = target.member else {
-            damage.push(ScrubDamage {
-                member: None,
-                volume: None,
-                volume_name: String::new(),
-                snapshot: None,
-                inode: InodeNo(0),
-                blocks: None,
-                what: format!("the pool's own records: {}", finding.what),
-            });
-            return;
-        };
-        let mut states = vec![owner];
-        let mut at = 0;
-        while let Some(member) = states.get(at).copied() {
-            at += 1;
-            let children: Vec<MemberId> = {
-                let lineage = self.lineage.lock();
-                let member = lineage.member(member);
-                member.map_or(Vec::new(), |member| member.children.iter().copied().collect())
-            };
-            states.extend(children.into_iter().filter(|child| self.has_damage(*child, finding)));
-        }
-        for member in states {
-            damage.extend(self.damage_in(member, finding));
-        }
-    }
-
-    /// Whether a state reads what is damaged.
-    fn has_damage(&self, member: MemberId, finding: &Finding) -> bool {
-        let Some(tree) = self.tree_of(member) else { return false };
-        let reader = Reader::new(&tree, &self.cache);
-        let Some((block, len, addr)) = finding.blocks else {
-            return reader.get(finding.key, |_| ()).is_err();
-        };
-        let mut same = false;
-        let ino = InodeNo(finding.key.id());
-        let read = for_each_extent(&reader, ino, block, block + len, &mut |at, extent| {
-            same |= at + addr == extent.addr.0 + block;
-            ControlFlow::Continue(())
-        });
-        read.is_ok() && same
-    }
-
-    fn tree_of(&self, member: MemberId) -> Option<Tree> {
-        let volume = {
-            let lineage = self.lineage.lock();
-            let found = lineage.member(member)?;
-            if let Some(root) = &found.root {
-                return Some(root.tree.clone());
-            }
-            found.record.volume
-        };
-        let volume = self.volume_by_id(volume).ok()?;
-        let head = volume.head.read();
-        (head.member == member).then(|| head.root.tree.clone())
-    }
-
-    fn damage_in(&self, member: MemberId, finding: &Finding) -> Option<ScrubDamage> {
-        let lineage = self.lineage.lock();
-        let record = &lineage.member(member)?.record;
-        let volume = lineage.volume(record.volume);
-        // A deleted snapshot has no name; what is left of it is read by those that grew from it.
-        let named = record.kind != MemberKind::Zombie;
-        named.then(|| ScrubDamage {
-            member: Some(member),
-            volume: Some(record.volume),
-            volume_name: volume.map(|entry| entry.record.name.clone()).unwrap_or_default(),
-            snapshot: (record.kind == MemberKind::Snapshot).then(|| record.name.clone()),
-            inode: InodeNo(finding.key.id()),
-            blocks: finding.blocks.map(|(block, len, _)| (block, len)),
-            what: finding.what.clone(),
-        })
-    }
 }
 
 /// Begins a phase.
@@ -499,8 +439,8 @@ impl Walk<'_> {
         let again = self.cursor > first;
         match self.load(child, level, low.map(|low| (low, end)), again) {
             Err(error) => {
-                let key = first.max(self.cursor);
-                self.found.damage.push(Finding { key, blocks: None, what: error.to_string() });
+                let finding = Finding::records(first.max(self.cursor), end, &error);
+                self.found.damage.push(finding);
             }
             Ok(node) => match &node.body {
                 Body::Leaf(leaf) => {
@@ -553,7 +493,7 @@ impl Walk<'_> {
         let extent = match Extent::decode(value) {
             Ok(extent) => extent,
             Err(error) => {
-                self.found.damage.push(Finding { key, blocks: None, what: error.to_string() });
+                self.found.damage.push(Finding::records(key, Some(key.successor()), &error));
                 return;
             }
         };
@@ -579,14 +519,14 @@ impl Walk<'_> {
             let in_file = key.sub() + nth as u64;
             match self.found.damage.last_mut() {
                 // One piece for blocks that follow each other.
-                Some(Finding { key: last, blocks: Some((first, len, _)), .. })
-                    if last.id() == key.id() && *first + *len == in_file =>
+                Some(Finding { key: before, blocks: Some((first, len, _)), .. })
+                    if before.id() == key.id() && *first + *len == in_file =>
                 {
                     *len += 1;
                 }
                 _ => {
-                    let blocks = Some((in_file, 1, addr));
-                    self.found.damage.push(Finding { key, blocks, what });
+                    let (last, blocks) = (key.id(), Some((in_file, 1, addr)));
+                    self.found.damage.push(Finding { key, last, blocks, what });
                 }
             }
         }

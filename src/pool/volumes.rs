@@ -157,7 +157,8 @@ impl Pool {
         self.volumes.write().insert(id, Arc::new(volume));
     }
 
-    pub(super) fn volume_by_id(&self, id: VolumeId) -> Result<Arc<Volume>> {
+    /// Returns a volume by its number.
+    pub(crate) fn volume_by_id(&self, id: VolumeId) -> Result<Arc<Volume>> {
         self.volumes.read().get(&id).cloned().ok_or_else(|| unknown("volume", id.0))
     }
 

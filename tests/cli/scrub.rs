@@ -63,7 +63,20 @@ fn a_scrub_names_what_is_damaged_and_says_so_by_its_exit_code() {
     assert!(said.out.contains("main@monday /dir/hurt: block 781: "), "{}", said.out);
     assert!(said.err.contains("2 pieces of damage were found"), "{}", said.err);
     let log = fs::read_to_string(place.at("pool/log")).unwrap();
-    assert!(log.contains("scrub: "), "{log}");
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("scrub: ")).collect();
+    let named =
+        |line: &&&str| line.contains("volume=\"main\"") && line.contains("path=\"/dir/hurt\"");
+    assert_eq!(lines.iter().filter(named).count(), 2, "{log}");
+    assert_eq!(
+        lines.iter().filter(|line| line.contains("snapshot=\"monday\"")).count(),
+        1,
+        "{log}"
+    );
+
+    // A path is that of the time at which the damage was found.
+    fs::rename(place.at("mnt/dir/hurt"), place.at("mnt/moved")).unwrap();
+    assert_eq!(status(&place, &["--status"], 1)["damage"], hurt["damage"]);
+    fs::rename(place.at("mnt/moved"), place.at("mnt/dir/hurt")).unwrap();
 
     // Without a daemon the command does it itself, and what it found is kept.
     place.amberfs(&["umount", "mnt"]).ok();

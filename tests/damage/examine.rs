@@ -54,6 +54,16 @@ impl Hurt {
         })
     }
 
+    /// Whether nothing is hurt that leads to a file, so that its path can be found whatever its own records are.
+    fn is_findable(&self, member: u64, file: &File) -> bool {
+        !file.above.iter().any(|ino| self.records(member, *ino))
+    }
+
+    /// Whether the records of a file are hurt, and its path can be found.
+    pub(crate) fn can_be_named(&self, member: u64, file: &File) -> bool {
+        self.records(member, file.ino) && self.is_findable(member, file)
+    }
+
     fn file(&self, member: u64, file: &File) -> bool {
         file.above.iter().chain([&file.ino]).any(|ino| self.records(member, *ino))
     }

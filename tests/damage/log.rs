@@ -43,3 +43,9 @@ pub(crate) fn clear() {
 pub(crate) fn so_far() -> String {
     LINES.with_borrow(String::clone)
 }
+
+/// Returns a field of a line.
+pub(crate) fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    let (_, value) = line.split_once(&format!("{name}=\""))?;
+    value.split_once('"').map(|(value, _)| value)
+}

@@ -4,18 +4,23 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use amberfs::check::{Options, check};
 use amberfs::device::{DeviceName, Image};
-use amberfs::fs::{Caller, NodeId, SetAttr};
-use amberfs::pool::{Pool, ScrubState};
+use amberfs::fs::{Caller, NodeId, SetAttr, path_of_damage};
+use amberfs::pool::{Pool, ScrubDamage, ScrubHooks, ScrubState};
 
 use crate::anatomy::{Anatomy, In, Use};
-use crate::patient::{Patient, mount, open_options, write};
+use crate::examine::Hurt;
+use crate::log;
+use crate::patient::{Model, Patient, mount, open_options, write};
 use crate::random::Random;
 use crate::{BLOCK, at_rest, flipped};
 
 fn scrubbed(image: &Image) -> ScrubState {
+    log::start();
+    log::clear();
     let pool = Pool::open(image.storage(), open_options()).expect("it opens");
     let state = pool.run_scrub(None, &unkept());
     pool.abandon();
@@ -23,8 +28,8 @@ fn scrubbed(image: &Image) -> ScrubState {
     state
 }
 
-fn unkept() -> amberfs::pool::SaveScrub {
-    Box::new(|_| {})
+fn unkept() -> ScrubHooks {
+    ScrubHooks { save: Box::new(|_| {}), path: path_of_damage }
 }
 
 /// Blocks of files that a scrub calls damaged.
@@ -54,17 +59,22 @@ fn a_scrub_reads_everything_once_and_names_all_that_is_damaged() {
         let state = scrubbed(&flipped(&image, DeviceName::Data, block * BLOCK + 33));
         let expected = users.iter().copied().filter(|(member, ..)| named.contains(member));
         assert_eq!(uses(&state), expected.collect(), "block {block}: {:?}", state.damage);
+        names_what_it_hurts(&state, &model, &Hurt::by_blocks(&anatomy, [*block]));
     }
+    let (mut paths, mut numbers) = (0, 0);
     for node in anatomy.nodes.iter().filter(|node| !opens_without(node)) {
-        let hurt = flipped(&image, DeviceName::Data, node.addr * BLOCK + 999);
+        let state = scrubbed(&flipped(&image, DeviceName::Data, node.addr * BLOCK + 999));
         let found: BTreeSet<u64> =
-            scrubbed(&hurt).damage.iter().filter_map(|piece| Some(piece.member?.0)).collect();
+            state.damage.iter().filter_map(|piece| Some(piece.member?.0)).collect();
         let trees = node.places.iter().filter_map(|place| match place.tree {
             In::Member(member) if named.contains(&member) => Some(member),
             _ => None,
         });
         assert_eq!(found, trees.collect(), "node at {}", node.addr);
+        let known = names_what_it_hurts(&state, &model, &Hurt::by_blocks(&anatomy, [node.addr]));
+        (paths, numbers) = (paths + known, numbers + state.damage.len() - known);
     }
+    assert!(paths > numbers, "{paths} paths, {numbers} numbers");
 }
 
 /// Whether a pool does not open without a node.
@@ -97,7 +107,7 @@ fn a_scrub_that_was_stopped_goes_on_where_it_was() {
         let pool = Pool::open(hurt.storage(), open_options()).expect("it opens");
         pool.start_scrub(kept.take(), unkept()).expect("it starts");
         // At first at once, and later each time: however fast the machine is, it is stopped, and comes to an end.
-        std::thread::sleep(std::time::Duration::from_micros(50 * stops));
+        std::thread::sleep(Duration::from_micros(50 * stops));
         pool.cancel_scrub();
         let state = pool.scrub_state();
         pool.abandon();
@@ -158,10 +168,10 @@ fn a_scrub_of_a_pool_in_use_finds_nothing_wrong() {
         });
         for _ in 0..12 {
             pool.start_scrub(None, unkept()).expect("it starts");
-            let begun = std::time::Instant::now();
+            let begun = Instant::now();
             while pool.scrub_state().running {
                 assert!(begun.elapsed().as_secs() < 60, "{:?}", pool.scrub_state().position);
-                std::thread::sleep(std::time::Duration::from_millis(2));
+                std::thread::sleep(Duration::from_millis(2));
             }
             let state = pool.scrub_state();
             if !state.damage.is_empty() {

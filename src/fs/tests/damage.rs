@@ -46,6 +46,23 @@ fn the_log_names_a_damaged_file_once() {
     }
     assert_eq!(*world.fs.blamed.lock(), [node]);
     let source = world.fs.volume().source();
-    let path = path_of(&source.read().unwrap().reader(), InodeNo(node.0));
+    let path = path_in(&source, InodeNo(node.0));
     assert_eq!(path, "/d/f");
+}
+
+#[test]
+fn a_path_is_found_though_the_directory_that_is_noted_has_no_name_of_the_file() {
+    let world = World::new();
+    world.mkdir("a").unwrap();
+    world.mkdir("b").unwrap();
+    world.mkdir("b/c").unwrap();
+    let node = world.put("a/f", b"x").node;
+    world.fs.link(node, world.at("b/c").node, b"g").unwrap();
+    world.unlink("a/f").unwrap();
+    let source = world.fs.volume().source();
+    assert_eq!(path_in(&source, InodeNo(node.0)), "/b/c/g");
+    // Open without a name: its number, where its directory was.
+    world.unlink("b/c/g").unwrap();
+    let path = path_in(&source, InodeNo(node.0));
+    assert!(path.starts_with('/') && path.ends_with(&format!("(inode {})", node.0)), "{path}");
 }

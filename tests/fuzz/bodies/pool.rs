@@ -10,8 +10,10 @@ use amberfs::format::{
     BlockNo, Epoch, FRAME_HEADER, Hash, Key, KeyKind, Leaf, NODE_SIZE, NodePtr, RootRecord,
     SLOT_OFFSETS, SLOT_SIZE, empty_page, encode_internal,
 };
-use amberfs::fs::{Caller, FileKind, Filesystem, NodeId, SetAttr, Whence, WriteFlags};
-use amberfs::pool::{Pool, SaveScrub};
+use amberfs::fs::{
+    Caller, FileKind, Filesystem, NodeId, SetAttr, Whence, WriteFlags, path_of_damage,
+};
+use amberfs::pool::{Pool, ScrubHooks};
 
 use super::limits::{Calls, within_bounds};
 use super::{EDGES, Input};
@@ -304,7 +306,8 @@ pub(crate) fn exercise(image: &Image) {
     }
     work(&pool);
     drop(pool.status());
-    drop(pool.run_scrub(None, &(Box::new(|_: &_| {}) as SaveScrub)));
+    let hooks = ScrubHooks { save: Box::new(|_| {}), path: path_of_damage };
+    drop(pool.run_scrub(None, &hooks));
     drop(pool.close());
     if let Ok(pool) = Pool::open(storage, open_options()) {
         work(&pool);
