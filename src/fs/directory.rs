@@ -193,14 +193,16 @@ impl Filesystem {
             if behind <= cookie || hidden {
                 return Ok(true);
             }
-            let attr = match plus {
-                true => Some(Attr::of(child, &reader.inode(entry.ino)?)),
-                false => None,
+            let attr = match plus.then(|| reader.inode(entry.ino)) {
+                // The name is good; who looks it up is told, and the log names it then.
+                None | Some(Err(Error::Io(_))) => None,
+                Some(inode) => Some(Attr::of(child, &inode?)),
             };
+            let counts = attr.is_some() && self.is_mutable(node);
             let full = attr.map(|attr| Entry { node: child, attr, cacheable: true });
             let (name, kind) = (entry.name, entry.kind);
             let taken = each(&DirEntry { name, node: child, kind, cookie: behind, entry: full });
-            if taken && plus && self.is_mutable(node) {
+            if taken && counts {
                 self.nodes.looked_up(entry.ino);
             }
             Ok(taken)

@@ -205,7 +205,7 @@ pub struct DirEntry<'a> {
     pub kind: FileKind,
     /// Where to go on behind this entry; positive as an `off_t`.
     pub cookie: u64,
-    /// With `plus`, the answer to a lookup of it; never for "." and "..".
+    /// With `plus`, the answer to a lookup of it; never for "." and "..", nor for what can't be read.
     pub entry: Option<Entry>,
 }
 

@@ -186,12 +186,8 @@ fn look_at_file(
     seen.answer(found, &file.xattrs, explained, || format!("{}: extended attributes", what()));
     match file.kind {
         FileKind::Directory => {
-            // A listing with attributes reads the inodes of all that is in it.
-            let prefix = |other: &&File| other.above.contains(&file.ino);
-            let below = state.files.values().filter(prefix);
-            let inodes = below.into_iter().any(|other| hurt.records(state.member, other.ino));
-            let found = list(fs, node);
-            seen.answer(found, &file.names, explained || inodes, || format!("{}: list", what()));
+            // The names are whole where inodes that they lead to are not.
+            seen.answer(list(fs, node), &file.names, explained, || format!("{}: list", what()));
         }
         FileKind::Symlink => {
             seen.answer(fs.readlink(node), &file.target, explained, || {
