@@ -55,7 +55,21 @@ impl Filesystem {
         if result == Err(Error::Stale) {
             self.stale(parent);
         }
-        self.report(parent, result)
+        let hurt = match &result {
+            Err(Error::Io(_)) => self.named_node(parent, name).unwrap_or(parent),
+            _ => parent,
+        };
+        self.report(hurt, result)
+    }
+
+    /// The node that a name of a directory leads to, whether or not it can be read; none where the name itself
+    /// can't be.
+    #[cold]
+    fn named_node(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
+        let (source, dir) = self.source_of(parent).ok()?;
+        let guard = source.read().ok()?;
+        let ino = self.find_in(&guard.reader(), dir, name).ok()?;
+        Some(sibling(parent, ino))
     }
 
     fn lookup_live(&self, dir: InodeNo, name: &[u8]) -> Result<Entry, Error> {

@@ -99,7 +99,8 @@ impl Pool {
         let superblock = read_superblock(&*storage.superblock)?;
         let cache = NodeCache::new(Arc::clone(&storage.data), open.cache_bytes);
         let tree = stored_tree(&superblock.root);
-        let space = load_space(&tree, &cache, superblock.total_blocks)?;
+        let space = load_space(&tree, &cache, superblock.total_blocks);
+        let space = space.map_err(within("checkpoint tree"))?;
         let lineage = load_lineage(&tree, &cache, &superblock)?;
         drop(cache);
         check_journal_length(&*storage.journal, &superblock)?;
@@ -403,6 +404,14 @@ pub(crate) fn stored_tree(record: &RootRecord) -> Tree {
     Tree::stored(record.ptr, record.level, record.nodes)
 }
 
+/// Says in what damage was found that keeps a pool from being opened.
+fn within(what: &'static str) -> impl Fn(Error) -> Error {
+    move |error| match error {
+        Error::Corrupt(why) => Error::Corrupt(format!("its {what}: {why}")),
+        other => other,
+    }
+}
+
 fn load_space(tree: &Tree, load: &dyn Load, total_blocks: u64) -> Result<SpaceMap> {
     let mut space = SpaceMap::new(total_blocks);
     let mut bad = None;
@@ -436,8 +445,9 @@ fn load_lineage(tree: &Tree, load: &dyn Load, superblock: &Superblock) -> Result
             next_inode: record.next_inode,
         })
     };
-    let catalog = root_of(CATALOG)?.tree;
-    let mut lineage = Lineage::load(catalog, load, &mut root_of)?;
+    let catalog = root_of(CATALOG).map_err(|error| within("checkpoint tree")(error.into()))?.tree;
+    let lineage = Lineage::load(catalog, load, &mut root_of);
+    let mut lineage = lineage.map_err(|error| within("catalog and its roots")(error.into()))?;
     lineage.next_member = superblock.next_member;
     lineage.next_volume = superblock.next_volume;
     lineage.next_object = superblock.next_object;

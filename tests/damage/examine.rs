@@ -24,6 +24,10 @@ pub(crate) struct Hurt {
     uses: HashSet<Use>,
     /// Opening needs what is damaged.
     pub fatal: bool,
+    /// Which of the pool's own trees it is then, as the error calls them.
+    own: Vec<&'static str>,
+    /// Anything may be an error: what is there is of several times.
+    pub anything: bool,
 }
 
 impl Hurt {
@@ -35,10 +39,12 @@ impl Hurt {
             for place in anatomy.node_at(block).into_iter().flat_map(|node| &node.places) {
                 match place.tree {
                     In::Member(member) => hurt.keys.push((member, place.low, place.high)),
-                    In::Checkpoint | In::Catalog => hurt.fatal = true,
+                    In::Checkpoint => hurt.own.push("checkpoint tree"),
+                    In::Catalog => hurt.own.push("catalog"),
                 }
             }
         }
+        hurt.fatal = !hurt.own.is_empty();
         hurt
     }
 
@@ -49,9 +55,10 @@ impl Hurt {
     /// Whether damage may keep the records of an inode from being read.
     fn records(&self, member: u64, ino: u64) -> bool {
         let (first, last) = (Key::first_of(ino), Key::last_of(ino));
-        self.keys.iter().any(|(of, low, high)| {
-            *of == member && *low <= last && high.is_none_or(|high| high > first)
-        })
+        self.anything
+            || self.keys.iter().any(|(of, low, high)| {
+                *of == member && *low <= last && high.is_none_or(|high| high > first)
+            })
     }
 
     /// Whether nothing is hurt that leads to a file, so that its path can be found whatever its own records are.
@@ -118,6 +125,9 @@ pub(crate) fn examine(
             );
             seen.errors += 1;
             seen.expect(damage && hurt.fatal, || format!("it does not open: {error}"));
+            // What keeps a pool from being opened belongs to no volume: the error says which tree it is in.
+            let named = hurt.anything || hurt.own.iter().any(|own| error.to_string().contains(own));
+            seen.expect(named, || format!("it does not say what is damaged: {error}"));
             return None;
         }
     };
@@ -135,7 +145,7 @@ fn look_at(pool: &Arc<Pool>, state: &State, hurt: &Hurt, seen: &mut Seen) {
     let fs = match mount(pool, &state.volume, state.snapshot.as_deref()) {
         Ok(fs) => fs,
         Err(error) => {
-            // Mounting reads the orphans, which lie before all inodes.
+            // Mounting reads the orphans, which lie before all inodes. Who mounts is told, and the log is not.
             let explained = hurt.records(state.member, 0) || hurt.fatal;
             seen.errors += 1;
             seen.expect(matches!(error, Error::Io(_)) && explained, || format!("{name}: {error}"));
@@ -156,6 +166,13 @@ fn look_at(pool: &Arc<Pool>, state: &State, hurt: &Hurt, seen: &mut Seen) {
                     Ok(entry) => entry.node,
                     Err(error) => {
                         seen.answer::<()>(Err(error), &(), explained, what);
+                        // A name that can't be read is one of its directory.
+                        let dir = file.above.last().copied().unwrap_or_default();
+                        let dir = state.files.values().find(|other| other.ino == dir);
+                        let dir = dir.filter(|dir| hurt.records(state.member, dir.ino));
+                        let named = is_logged(state, hurt, file)
+                            || dir.is_some_and(|dir| is_logged(state, hurt, dir));
+                        seen.expect(named, || unnamed(&what));
                         continue;
                     }
                 }
@@ -164,8 +181,29 @@ fn look_at(pool: &Arc<Pool>, state: &State, hurt: &Hurt, seen: &mut Seen) {
         if file.kind == FileKind::Directory {
             known.insert(file.ino, node);
         }
+        let before = seen.errors;
         look_at_file(&fs, node, state, file, hurt, explained, seen, &what);
+        let named = seen.errors == before || is_logged(state, hurt, file);
+        seen.expect(named, || unnamed(&what));
     }
+}
+
+fn unnamed(what: &dyn Fn() -> String) -> String {
+    format!("{}: the log does not name it: {:?}", what(), log::so_far())
+}
+
+/// Whether a line of the log has the volume, the snapshot if it is one, and a path of the file. Where what leads
+/// to the file is hurt, too, a number may stand for what has no name any more.
+fn is_logged(state: &State, hurt: &Hurt, file: &File) -> bool {
+    let is_of_file = |path: &str| {
+        let is_name = state.files.get(path).is_some_and(|other| other.ino == file.ino);
+        is_name || path.contains("(inode ") && !hurt.is_findable(state.member, file)
+    };
+    log::so_far().lines().any(|line| {
+        log::field(line, "volume") == Some(&state.volume)
+            && log::field(line, "snapshot") == state.snapshot.as_deref()
+            && log::field(line, "path").is_some_and(is_of_file)
+    })
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -217,15 +255,6 @@ fn look_at_blocks(
     seen: &mut Seen,
     what: &dyn Fn() -> String,
 ) {
-    let line = log::so_far();
-    if !explained {
-        let path = what().split_once('/').map(|(_, path)| path.to_owned()).unwrap_or_default();
-        let names = [state.volume.as_str(), state.snapshot.as_deref().unwrap_or("")];
-        // A file is logged once, by one of its names.
-        let named = names.iter().all(|name| line.contains(name))
-            && (file.nlink > 1 || line.contains(&path));
-        seen.expect(named, || format!("{}: the log does not name it: {line:?}", what()));
-    }
     let mut failed = 0;
     for (index, expected) in file.content.chunks(BLOCK).enumerate() {
         let mut found = vec![0; expected.len()];
@@ -233,7 +262,8 @@ fn look_at_blocks(
         let read = fs.read(node, handle, (index * BLOCK) as u64, &mut found);
         fs.release(node, handle);
         failed += usize::from(read.is_err());
-        let block = hurt.uses.contains(&(state.member, file.ino, index as u64));
+        let used = (state.member, file.ino, index as u64);
+        let block = hurt.anything || hurt.uses.contains(&used);
         let answer = read.map(|len| found[..len].to_vec());
         seen.answer(answer, &expected.to_vec(), explained || block, || {
             format!("{}: block {index}", what())

@@ -1,18 +1,23 @@
 //! What the library logged, by thread.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::sync::Once;
 
 thread_local! {
     static LINES: RefCell<String> = const { RefCell::new(String::new()) };
+    static LOSES: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
 struct Lines;
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        LINES.with_borrow_mut(|lines| lines.push_str(&String::from_utf8_lossy(bytes)));
+        let mut text = String::from_utf8_lossy(bytes).into_owned();
+        if let Some(lost) = LOSES.get() {
+            text = text.replace(lost, "");
+        }
+        LINES.with_borrow_mut(|lines| lines.push_str(&text));
         Ok(bytes.len())
     }
 
@@ -42,6 +47,11 @@ pub(crate) fn clear() {
 /// Returns what this thread has logged since.
 pub(crate) fn so_far() -> String {
     LINES.with_borrow(String::clone)
+}
+
+/// Plants a fault: what this thread logs from now on comes without these words.
+pub(crate) fn lose(words: Option<&'static str>) {
+    LOSES.set(words);
 }
 
 /// Returns a field of a line.

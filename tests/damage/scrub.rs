@@ -77,6 +77,61 @@ fn a_scrub_reads_everything_once_and_names_all_that_is_damaged() {
     assert!(paths > numbers, "{paths} paths, {numbers} numbers");
 }
 
+/// The pool's own trees are of no volume: what is said is which of them it is.
+#[test]
+fn a_scrub_says_which_of_the_pools_own_trees_is_damaged() {
+    let (image, _, anatomy) = at_rest();
+    log::start();
+    let mut found = [0, 0];
+    for node in anatomy.nodes.iter().filter(|node| opens_without(node)) {
+        let storage = image.storage();
+        let pool = Pool::open(storage.clone(), open_options()).expect("it opens");
+        let at = node.addr * BLOCK + 999;
+        let mut byte = [0];
+        storage.data.read_at(at, &mut byte).expect("it is there");
+        storage.data.write_at(at, &[byte[0] ^ 1]).expect("memory takes it");
+        log::clear();
+        let state = pool.run_scrub(None, &unkept());
+        pool.abandon();
+        let catalog = node.places[0].tree == In::Catalog;
+        let tree = if catalog { "the catalog" } else { "the checkpoint tree" };
+        found[usize::from(catalog)] += 1;
+        let [piece] = &state.damage[..] else { panic!("{:?}", state.damage) };
+        assert_eq!((piece.member, &piece.path), (None, &None), "{piece:?}");
+        assert!(piece.what.contains(tree), "{piece:?}");
+        let said = log::so_far();
+        assert!(said.contains("scrub: ") && said.contains(tree), "{said}");
+    }
+    assert!(found.iter().all(|found| *found > 0), "{found:?}");
+}
+
+/// Each piece of damage says volume, snapshot and a path of its inode, in the report and in the log; a number
+/// only where nothing that is hurt has a name that can be read. Returns how many have a path.
+fn names_what_it_hurts(found: &ScrubState, model: &Model, hurt: &Hurt) -> usize {
+    let said = log::so_far();
+    let has_path = |piece: &&ScrubDamage| {
+        let member = piece.member.expect("it is in a volume").0;
+        let state = model.iter().find(|state| state.member == member).expect("it is there");
+        assert_eq!((&piece.volume_name, &piece.snapshot), (&state.volume, &state.snapshot));
+        let path = piece.path.as_ref().expect("a path or a number");
+        let line = said.lines().find(|line| {
+            log::field(line, "volume") == Some(&state.volume)
+                && log::field(line, "snapshot") == state.snapshot.as_deref()
+                && log::field(line, "path") == Some(path)
+        });
+        assert!(line.is_some(), "{piece:?} is not in the log: {said}");
+        if let Some(file) = state.files.get(path) {
+            assert_eq!(file.ino, piece.inode.0, "{piece:?}");
+            return true;
+        }
+        assert!(path.ends_with(&format!("(inode {})", piece.inode)), "{piece:?}");
+        let findable = state.files.iter().find(|(_, file)| hurt.can_be_named(member, file));
+        assert!(findable.is_none(), "{piece:?}, where {findable:?} is hurt and can be found");
+        false
+    };
+    found.damage.iter().filter(has_path).count()
+}
+
 /// Whether a pool does not open without a node.
 fn opens_without(node: &crate::anatomy::Node) -> bool {
     node.places.iter().any(|place| !matches!(place.tree, In::Member(_)))
