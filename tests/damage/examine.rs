@@ -48,6 +48,11 @@ impl Hurt {
         hurt
     }
 
+    /// Of a pool whose files are of several times.
+    pub(crate) fn anywhere() -> Hurt {
+        Hurt { anything: true, fatal: true, ..Hurt::default() }
+    }
+
     pub(crate) fn is_nothing(&self) -> bool {
         self.keys.is_empty() && self.uses.is_empty() && !self.fatal
     }

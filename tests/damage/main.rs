@@ -21,6 +21,7 @@ mod planted;
 #[path = "../support/random.rs"]
 mod random;
 mod scrub;
+mod stale;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
