@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use amberfs::check::{Options, check};
-use amberfs::device::{DeviceName, Image};
+use amberfs::device::{BlockDevice, DeviceName, Image, Storage};
 use amberfs::fs::{Caller, NodeId, SetAttr, path_of_damage};
 use amberfs::pool::{Pool, ScrubDamage, ScrubHooks, ScrubState};
 
@@ -178,6 +178,77 @@ fn a_scrub_that_was_stopped_goes_on_where_it_was() {
     assert_eq!(last.blocks, whole.blocks);
     let users: HashSet<Use> = anatomy.blocks[&block].iter().copied().collect();
     assert_eq!(uses(&last), users);
+}
+
+/// A device that is slow to read, and counts how long it was read.
+#[derive(Debug)]
+struct Slow {
+    below: Arc<dyn BlockDevice>,
+    busy_us: AtomicU64,
+}
+
+impl BlockDevice for Slow {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+        let begun = Instant::now();
+        std::thread::sleep(Duration::from_millis(1));
+        let read = self.below.read_at(offset, buf);
+        self.busy_us.fetch_add(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
+        read
+    }
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        self.below.write_at(offset, bytes)
+    }
+    fn sync(&self) -> std::io::Result<()> {
+        self.below.sync()
+    }
+    fn punch(&self, offset: u64, len_bytes: u64) -> std::io::Result<()> {
+        self.below.punch(offset, len_bytes)
+    }
+    fn len_bytes(&self) -> std::io::Result<u64> {
+        self.below.len_bytes()
+    }
+    fn grow(&self, len_bytes: u64) -> std::io::Result<()> {
+        self.below.grow(len_bytes)
+    }
+    fn available_bytes(&self) -> std::io::Result<u64> {
+        self.below.available_bytes()
+    }
+}
+
+/// A scrub in the background verifies no more bytes in a second than half of what the device gives, and one that
+/// nobody else waits for as many as it can.
+#[test]
+fn a_scrub_in_the_background_takes_half_of_the_device() {
+    let (_, image, _) = crate::patient::large(5);
+    // Bytes verified in a second, as a part of those that the device gave while it was read.
+    let share = |background: bool| {
+        let storage = image.storage();
+        let slow = Arc::new(Slow { below: Arc::clone(&storage.data), busy_us: AtomicU64::new(0) });
+        let data = Arc::<Slow>::clone(&slow);
+        let pool = Pool::open(Storage { data, ..storage }, open_options()).expect("it opens");
+        slow.busy_us.store(0, Ordering::Relaxed);
+        let begun = Instant::now();
+        if background {
+            pool.start_scrub(None, unkept()).expect("it starts");
+            while pool.scrub_state().running {
+                assert!(begun.elapsed().as_secs() < 60, "{:?}", pool.scrub_state().position);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        } else {
+            pool.run_scrub(None, &unkept());
+        }
+        let took = begun.elapsed();
+        let state = pool.scrub_state();
+        pool.abandon();
+        assert!(state.is_done() && state.damage.is_empty());
+        let (bytes, busy_us) = (state.done_bytes() as f64, slow.busy_us.load(Ordering::Relaxed));
+        let (verified, given) = (bytes / took.as_secs_f64(), bytes / (busy_us as f64 / 1e6));
+        println!("background {background}: {verified:.0} bytes in a second, the device {given:.0}");
+        verified / given
+    };
+    let (alone, beside) = (share(false), share(true));
+    assert!(beside < 0.6, "it takes {beside:.2} of the device");
+    assert!(alone > 1.3 * beside, "it rests where nobody waits: {alone:.2}, {beside:.2}");
 }
 
 /// Files are written, cut and deleted, snapshots made and deleted, blocks freed and given out again.
