@@ -165,6 +165,40 @@ fn programs_go_on_when_the_daemon_is_killed_again_and_again() {
     unmount_and_check(&place);
 }
 
+/// A write that is lost, and a `mkdir` that is carried out twice, as they look to a program. Here the test does
+/// it, behind the program's back.
+#[test]
+fn planted_losses_and_repetitions_are_found() {
+    type Fault<'a> = (&'a str, &'a dyn Fn(&Path, u64));
+    const LIMIT: Duration = Duration::from_secs(20);
+    let Some((place, mnt)) = mounted() else { return };
+    let lose = |dir: &Path, _: u64| {
+        let file = File::options().write(true).open(dir.join("file")).unwrap();
+        file.write_all_at(&[0; 100_000], 50_000).unwrap();
+    };
+    let repeat = |dir: &Path, done: u64| drop(fs::create_dir(dir.join(format!("a{}", done + 50))));
+    let faults: [Fault<'_>; 2] = [("lost", &lose), ("twice", &repeat)];
+    for (name, fault) in faults {
+        let (over, done) = (AtomicBool::new(false), AtomicU64::new(0));
+        let dir = mnt.join(name);
+        let found = thread::scope(|scope| {
+            let worker = scope.spawn(|| work(&dir, 1, &over, &done));
+            let since = Instant::now();
+            while !worker.is_finished() && since.elapsed() < LIMIT {
+                let rounds = done.load(Ordering::Relaxed);
+                if rounds > 3 {
+                    fault(&dir, rounds);
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+            over.store(true, Ordering::Relaxed);
+            worker.join().is_err()
+        });
+        assert!(found, "{name}: nobody saw it");
+    }
+    unmount_and_check(&place);
+}
+
 struct SetOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {

@@ -253,7 +253,20 @@ impl Kept {
     }
 }
 
-fn exercise(seed: u64, beside: bool) {
+/// What the test does to the file without noting it, at one of its operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    /// A byte changes, as if a write had been lost or another one had come.
+    Byte,
+    /// A snapshot holds what the file had an operation later.
+    LateSnapshot,
+}
+
+/// The operation at which the file differs from what is noted; it comes after some of every kind.
+const FAULTY: u64 = 200;
+
+fn exercise(seed: u64, beside: bool, fault: Fault) {
     if !can_mount() {
         return;
     }
@@ -282,6 +295,18 @@ fn exercise(seed: u64, beside: bool) {
             let mut history = history.lock().unwrap();
             history.done = history.last();
             drop(history);
+            if number == FAULTY && fault != Fault::None {
+                if fault == Fault::LateSnapshot {
+                    kept.snapshots.push((number, content.clone()));
+                }
+                content = vec![1; MAX_PART];
+                fs::write(&exerciser.path, &content).unwrap();
+                match fault {
+                    Fault::Byte => exerciser.file.write_all_at(&[2], MAX_PART as u64 / 2).unwrap(),
+                    _ => fs::create_dir(kept.dir(number)).unwrap(),
+                }
+                break;
+            }
             if random.below(20) == 0 {
                 kept.make(number, &content, &mut random);
             }
@@ -289,6 +314,7 @@ fn exercise(seed: u64, beside: bool) {
                 assert!(read(&exerciser.path) == content, "seed {seed}: after step {number}");
             }
         }
+        assert!(read(&exerciser.path) == content, "seed {seed}: at the end");
         over.store(true, Ordering::Relaxed);
         let made = making.map_or(1, |thread| thread.join().unwrap());
         assert!(made > 0, "no snapshot was made beside the operations");
@@ -313,10 +339,23 @@ impl Drop for SetOnDrop<'_> {
 
 #[test]
 fn snapshots_between_operations_are_exact() {
-    SEEDS.into_iter().for_each(|seed| exercise(seed, false));
+    SEEDS.into_iter().for_each(|seed| exercise(seed, false, Fault::None));
+}
+
+#[test]
+fn planted_changes_that_nobody_noted_are_found() {
+    if !can_mount() {
+        return;
+    }
+    for (fault, said) in [(Fault::Byte, "at the end"), (Fault::LateSnapshot, "differs at")] {
+        let seen = std::panic::catch_unwind(|| exercise(SEEDS[0], false, fault));
+        let seen = seen.expect_err("nobody saw it");
+        let text = seen.downcast_ref::<String>().expect("it says what it saw");
+        assert!(text.contains(said), "{fault:?}: {text}");
+    }
 }
 
 #[test]
 fn snapshots_beside_operations_hold_what_there_was() {
-    SEEDS.into_iter().for_each(|seed| exercise(seed, true));
+    SEEDS.into_iter().for_each(|seed| exercise(seed, true, Fault::None));
 }
