@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
+use super::abi::OUT_HEADER_BYTES;
+use super::reply::out_header;
+
 /// A connection to the kernel's FUSE driver.
 #[derive(Debug)]
 pub(crate) struct Device {
@@ -70,6 +73,16 @@ impl Device {
     pub(crate) fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         rustix::io::writev(&self.fd, parts)?;
         Ok(())
+    }
+
+    /// Whether the kernel waits for the reply to a request that this session's descriptor has given out.
+    ///
+    /// It is asked by what would be the reply to an interruption of that request: without an error that has no
+    /// effect but to fail with ENOENT when there is no such request any more (`fuse_dev_do_write`).
+    pub(crate) fn waits_for(&self, unique: u64) -> bool {
+        const INTERRUPTION: u64 = 1;
+        let header = out_header(OUT_HEADER_BYTES, 0, unique | INTERRUPTION);
+        self.send(&[IoSlice::new(&header)]).is_ok()
     }
 
     /// Whether the kernel has ended the session.

@@ -20,7 +20,6 @@ use super::policy::Attributes;
 use super::reply::Reply;
 use super::room::{Neighbours, Room};
 use super::snapshot_dirs::SnapshotDirs;
-use super::syscall::bytes_to_write;
 use super::worker::PageBuffer;
 use crate::fs::{Caller, Entry, Error, Filesystem, Handle, NodeId};
 
@@ -79,10 +78,8 @@ impl Context {
             | Operation::SyncFs
             | Operation::Fallocate { .. }
             | Operation::CopyFileRange(_) => Some(Lane::Sync),
-            // Bringing in what other files have waits for workers.
-            Operation::GetAttr { handle: Some(handle) } => {
-                self.asks_before_writing(node, *handle).then_some(Lane::Sync)
-            }
+            // Its caller may not have got to sleep, by which is seen what it does.
+            Operation::GetAttr { .. } => self.asks_before_writing(request).then_some(Lane::Sync),
             Operation::Lseek { .. } => self.is_open_for_write(node).then_some(Lane::Sync),
             Operation::MkDir { .. } | Operation::RmDir { .. } => {
                 node.is_snapshot_dir().then_some(Lane::Snapshot)
@@ -111,7 +108,7 @@ impl Context {
             Operation::Lookup { name } => self.lookup(&caller(0), node, name, reply),
             Operation::Forget { count } => self.forget(node, count, reply),
             Operation::BatchForget { forgets } => self.batch_forget(forgets, reply),
-            Operation::GetAttr { handle } => self.getattr(&header, handle, reply),
+            Operation::GetAttr { .. } => self.getattr(node, reply),
             Operation::Statx => self.statx(node, reply),
             Operation::SetAttr(set) => {
                 let attr = self.setattr(&header, &caller(0), node, set);
@@ -180,26 +177,16 @@ impl Context {
         if self.room.is_short() { Attributes::Asked } else { Attributes::Kept }
     }
 
-    fn getattr(&self, header: &Header, handle: Option<u64>, reply: Reply) {
-        let node = NodeId(header.node);
-        let attr = match handle.filter(|handle| self.asks_before_writing(node, *handle)) {
-            Some(_) => self.admit_write(header.pid).and_then(|()| self.fs.getattr(node)),
-            None => self.fs.getattr(node),
-        };
-        finish(reply, attr, |reply, attr| {
+    fn getattr(&self, node: NodeId, reply: Reply) {
+        finish(reply, self.fs.getattr(node), |reply, attr| {
             reply.data(self.out().attr_out(node, &attr).bytes());
         });
     }
 
     /// Whether the kernel may ask for a file's size because it is about to write.
-    fn asks_before_writing(&self, node: NodeId, handle: u64) -> bool {
-        self.room.is_short() && node.is_live() && Handle(handle).writes()
-    }
-
-    /// Refuses a write that there is no room for; the caller waits for the size of the file.
-    fn admit_write(&self, thread: u32) -> Result<(), Error> {
-        let Some(bytes) = bytes_to_write(thread) else { return Ok(()) };
-        self.admit(thread, bytes)
+    pub(crate) fn asks_before_writing(&self, request: &Request<'_>) -> bool {
+        let Operation::GetAttr { handle: Some(handle) } = request.operation else { return false };
+        self.room.is_short() && NodeId(request.header.node).is_live() && Handle(handle).writes()
     }
 
     fn statx(&self, node: NodeId, reply: Reply) {

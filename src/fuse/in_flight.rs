@@ -11,9 +11,10 @@
 //! kernel wrote it, with its length in the first four bytes; a length of 0 is none.
 //!
 //! Invariants:
-//! 1. The state is set before the request is there, and cleared after the reply has been sent, before the answer
-//!    to it may be forgotten ([`crate::pool::Pool::carry_out`]): a request without a reply is always found, for a
-//!    moment in two places, and one that is found after its reply has an answer in the journal.
+//! 1. A part's state is set before a request can be in it, a slot's when one is, before the part that it came in is
+//!    given free; both are cleared after the reply has been sent, before the answer to it may be forgotten
+//!    ([`crate::pool::Pool::carry_out`]). So a request without a reply is always found, for a moment in two places.
+//!    Whether one that is found has its reply, the kernel knows ([`super::device::Device::waits_for`]).
 //! 2. A process that is killed while the kernel copies a request to it has it whole: the memory is there and
 //!    locked, so that the copy does not stop.
 
@@ -173,10 +174,13 @@ impl InFlight {
     /// # Errors
     /// Those of mapping.
     pub(crate) fn left_uniques(self: &Arc<Self>) -> io::Result<HashSet<u64>> {
+        let left = self.left();
         let mut uniques: HashSet<u64> =
-            self.left().iter().filter_map(|left| wanting(&left.bytes)).collect();
+            left.iter().filter_map(|left| wanting(&left.bytes)).collect();
+        // They stay, for whoever asks next.
+        std::mem::forget(left);
         for worker in 0..self.parts {
-            let mut inbox = Inbox::new(Some(self), worker)?;
+            let mut inbox = Inbox::shared(self, worker)?;
             uniques.extend(inbox.left().and_then(wanting));
         }
         Ok(uniques)
@@ -204,15 +208,16 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
+    /// One that ends with the process.
+    pub(crate) fn own() -> Self {
+        Inbox { buffer: PageBuffer::new(REQUEST_BYTES, WRITE_PAYLOAD_AT), part: None }
+    }
+
     /// That of a worker, by its number.
     ///
     /// # Errors
     /// Those of mapping.
-    pub(crate) fn new(all: Option<&Arc<InFlight>>, worker: usize) -> io::Result<Self> {
-        let Some(all) = all else {
-            let buffer = PageBuffer::new(REQUEST_BYTES, WRITE_PAYLOAD_AT);
-            return Ok(Inbox { buffer, part: None });
-        };
+    pub(crate) fn shared(all: &Arc<InFlight>, worker: usize) -> io::Result<Self> {
         let offset = (HEAD_BYTES + worker * PART_BYTES) as u64;
         let memory = SharedMemory::map(all.file.as_fd(), offset, PART_BYTES)?;
         let buffer = PageBuffer::shared(memory, REQUEST_BYTES, WRITE_PAYLOAD_AT);
@@ -246,10 +251,10 @@ impl Inbox {
         self.buffer.bytes().get(..len)
     }
 
-    /// Forgets what an earlier process has left here, if it is among those.
-    pub(crate) fn forget(&mut self, taken: &HashSet<u64>) {
+    /// Forgets what an earlier process has left here, if that is in a slot, too.
+    pub(crate) fn forget(&mut self, slots: &[Left]) {
         let unique = self.left().and_then(wanting);
-        if unique.is_some_and(|unique| taken.contains(&unique)) {
+        if unique.is_some() && slots.iter().any(|left| wanting(&left.bytes) == unique) {
             drop(self.noted());
         }
     }

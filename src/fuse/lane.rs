@@ -4,7 +4,9 @@
 //!   file (SEEK_HOLE). As many threads as there are waiting requests, up to [`MAX_SYNC_THREADS`].
 //! - [`Lane::Snapshot`]: changes of `.snapshots`, one at a time. Making a snapshot waits for the
 //!   flush of files whose inode locks may be held by callers whose FSYNC is in the other lane: so
-//!   the other lane must never be filled with them. That is why there are two.
+//!   the other lane must never be filled with them.
+//! - [`Lane::Room`]: writes that must wait until the kernel has passed on what it holds ([`super::room`]). That
+//!   waits for inode locks, too; a write is asked for before it takes any.
 //!
 //! Lock order: the queue's lock is held for no call out of this module.
 
@@ -31,6 +33,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) enum Lane {
     Sync,
     Snapshot,
+    Room,
 }
 
 /// A request that was put off: its bytes, and where the reply goes.
@@ -52,6 +55,7 @@ struct Queue {
 
 #[derive(Debug)]
 struct Shared {
+    lane: Lane,
     queue: Mutex<Queue>,
     work: Condvar,
     thread_ended: Condvar,
@@ -60,21 +64,25 @@ struct Shared {
 }
 
 /// The lanes of one mount.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Lanes {
     context: Arc<Context>,
     sync: Arc<Shared>,
     snapshot: Arc<Shared>,
+    room: Arc<Shared>,
 }
 
 impl Lanes {
     pub(crate) fn new(context: Arc<Context>) -> Self {
-        let lane = |name, max_threads| {
+        let shared = |lane, name, max_threads| {
             let (work, thread_ended) = (Condvar::new(), Condvar::new());
-            Arc::new(Shared { queue: Mutex::default(), work, thread_ended, name, max_threads })
+            let queue = Mutex::default();
+            Arc::new(Shared { lane, queue, work, thread_ended, name, max_threads })
         };
-        let sync = lane("fuse-sync", MAX_SYNC_THREADS);
-        Lanes { context, sync, snapshot: lane("fuse-snapshot", 1) }
+        let sync = shared(Lane::Sync, "fuse-sync", MAX_SYNC_THREADS);
+        let snapshot = shared(Lane::Snapshot, "fuse-snapshot", 1);
+        let room = shared(Lane::Room, "fuse-room", MAX_SYNC_THREADS);
+        Lanes { context, sync, snapshot, room }
     }
 
     /// Queues a job and sees to it that a thread takes it.
@@ -82,6 +90,7 @@ impl Lanes {
         let shared = match lane {
             Lane::Sync => &self.sync,
             Lane::Snapshot => &self.snapshot,
+            Lane::Room => &self.room,
         };
         let mut queue = shared.queue.lock();
         queue.jobs.push_back(job);
@@ -96,7 +105,8 @@ impl Lanes {
 
     /// Carries out what is queued and ends the threads. No job may be submitted any more.
     pub(crate) fn close(&self) {
-        for shared in [&self.sync, &self.snapshot] {
+        // The first puts jobs into the last.
+        for shared in [&self.sync, &self.snapshot, &self.room] {
             let mut queue = shared.queue.lock();
             queue.closing = true;
             shared.work.notify_all();
@@ -111,9 +121,9 @@ impl Lanes {
     }
 
     fn spawn(&self, shared: &Arc<Shared>) {
-        let (context, lane) = (Arc::clone(&self.context), Arc::clone(shared));
+        let (lanes, lane) = (self.clone(), Arc::clone(shared));
         let spawned =
-            thread::Builder::new().name(shared.name.into()).spawn(move || run(context, &lane));
+            thread::Builder::new().name(shared.name.into()).spawn(move || run(lanes, &lane));
         if let Err(error) = spawned {
             tracing::error!(%error, "no thread for a {} job", shared.name);
             let mut queue = shared.queue.lock();
@@ -128,13 +138,15 @@ impl Lanes {
 }
 
 /// Takes jobs until none has come for a while.
-fn run(context: Arc<Context>, lane: &Shared) {
+fn run(lanes: Lanes, lane: &Shared) {
     let mut scratch = Scratch::new();
     let mut queue = lane.queue.lock();
     loop {
         while let Some(job) = queue.jobs.pop_front() {
             drop(queue);
-            run_job(&context, job, &mut scratch);
+            if let Some(job) = run_job(&lanes.context, lane.lane, job, &mut scratch) {
+                lanes.submit(Lane::Room, job);
+            }
             queue = lane.queue.lock();
         }
         queue.idle += 1;
@@ -145,7 +157,7 @@ fn run(context: Arc<Context>, lane: &Shared) {
         }
     }
     // Not the last reference, so nothing is torn down under the lock.
-    drop(context);
+    drop(lanes);
     queue.threads -= 1;
     lane.thread_ended.notify_all();
 }

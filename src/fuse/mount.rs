@@ -405,16 +405,19 @@ impl Mount {
         let lanes = Arc::new(Lanes::new(Arc::clone(&self.context)));
         let in_flight = self.context.in_flight.as_ref();
         let count = in_flight.map_or(count, |in_flight| in_flight.workers());
-        let inboxes: io::Result<Vec<_>> =
-            (0..count).map(|number| Inbox::new(in_flight, number)).collect();
-        let mut inboxes = inboxes?;
-        let taken = worker::take_up(&self.context, &lanes);
-        inboxes.iter_mut().for_each(|inbox| inbox.forget(&taken));
-        for (number, mut inbox) in inboxes.into_iter().enumerate() {
+        let shared = |number| in_flight.map(|all| Inbox::shared(all, number)).transpose();
+        let mut inboxes: Vec<_> = (0..count).map(shared).collect::<io::Result<_>>()?;
+        let left = in_flight.map(InFlight::left).unwrap_or_default();
+        inboxes.iter_mut().flatten().for_each(|inbox| inbox.forget(&left));
+        worker::take_up(&self.context, &lanes, left);
+        for (number, inbox) in inboxes.into_iter().enumerate() {
+            // Nobody else would carry out what is in it.
+            let needed = number == 0 || inbox.is_some();
             let (context, lanes) = (Arc::clone(&self.context), Arc::clone(&lanes));
             let alive = Arc::clone(&self.alive);
             self.alive.enter();
             let work = move || {
+                let mut inbox = inbox.unwrap_or_else(Inbox::own);
                 worker::serve(&context, &lanes, &mut inbox);
                 alive.leave(Some((context, lanes)));
             };
@@ -422,7 +425,7 @@ impl Mount {
             if let Err(error) = spawned {
                 self.alive.leave(None);
                 // Fewer will do, as long as there is one.
-                if number == 0 {
+                if needed {
                     return Err(error);
                 }
             }

@@ -1,5 +1,6 @@
 //! A session whose filesystem can't be served any more: every request is answered with EIO.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -22,7 +23,12 @@ const REQUEST_BYTES: usize = MAX_PAYLOAD_BYTES + (64 << 10);
 pub fn refuse_everything(session: OwnedFd, requests: Option<OwnedFd>) -> io::Result<()> {
     let device = Arc::new(Device::new(session));
     if let Some(requests) = requests {
-        for unique in InFlight::open(requests)?.left_uniques()? {
+        let left = InFlight::open(requests).and_then(|requests| requests.left_uniques());
+        let left = left.unwrap_or_else(|error| {
+            tracing::error!(%error, "who waits for an earlier process waits until the unmount");
+            HashSet::new()
+        });
+        for unique in left {
             Reply::new(Arc::clone(&device), unique, true).error(libc::EIO);
         }
     } else if let Err(error) = Notifier::new(Arc::clone(&device)).resend() {

@@ -9,7 +9,7 @@
 //! What has been admitted and has not come yet is *promised*. When a promise would exceed what is free, the
 //! dirty pages are brought in first, so that free is what is left then. Only the kernel's question is
 //! known, not what for: reads at a file's end ask it, too. So the caller's system call is looked up
-//! (`/proc/PID/syscall`), which says how much is to be written; where it can't be, the write is admitted.
+//! ([`super::syscall`]), which says how much is to be written; where it can't be, the write is admitted.
 //!
 //! While there is more room nobody is asked, and what the kernel holds is bounded so that it fits: by
 //! [`super::backing`], or by the kernel's own limit, and then room is short that much earlier. It is brought in
@@ -18,19 +18,23 @@
 //! The mounts of a pool take from the same space ([`Neighbours`]): what all of them have promised is added up, and
 //! room is short for all of them at the same time.
 //!
-//! Absent on purpose: stores to shared mappings are not asked for.
+//! Absent on purpose: stores to shared mappings are not asked for, nor writes that were already going on when room
+//! became short, beyond what they had written until then.
 //!
-//! Lock order: [`Room::bringing_in`], [`Shared::promising`], the volume's locks. The first is held while the kernel
-//! passes data on, which waits for workers: so a worker never takes it.
+//! Lock order: [`Room::bringing_in`], [`Shared::promising`], [`Room::promised`] and the volume's locks. The first is
+//! held while the kernel passes data on, which waits for workers and for whoever holds an inode's lock: so only
+//! [`super::lane::Lane::Room`] takes it, where nobody comes who has such a lock.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::dispatch::Context;
-use super::syscall::may_write;
+use super::syscall::{self, WriteCall};
 use crate::format::{BLOCK_SIZE, NODE_SIZE};
 use crate::fs::Error;
 
@@ -38,14 +42,15 @@ use crate::fs::Error;
 const SHORT_BYTES: u64 = 64 << 20;
 /// The same for each mount that is written to, where those are many.
 const SHORT_BYTES_EACH: u64 = 8 << 20;
-/// Bytes written between two looks at what is free, while there is plenty.
+/// Bytes written between two looks at what is free, while there is plenty, and while room is short.
 const LOOK_EVERY_BYTES: u64 = 16 << 20;
+const LOOK_SHORT_EVERY_BYTES: u64 = 1 << 20;
 /// What a write takes beyond its bytes: its first and last block may be new without being whole, and the nodes that
 /// map them are copied, with a node more where one is split.
 const OVERHEAD_BYTES: u64 = 2 * BLOCK_SIZE as u64 + 2 * NODE_SIZE as u64;
-
-/// How often a write waits for what others were promised, when each time others are promised more.
-const MAX_ROUNDS: usize = 16;
+/// How long a write waits for others that go on, and how long between two looks at them.
+const MAX_WAIT: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The mounts of a pool, as far as they are in one process.
 #[derive(Debug, Clone, Default)]
@@ -54,8 +59,8 @@ pub struct Neighbours(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     mounts: Mutex<Vec<Weak<Context>>>,
-    /// Held while promises are added up and made.
-    promising: Mutex<()>,
+    /// Held while promises are added up, made and ended. Counts them.
+    promising: Mutex<u64>,
 }
 
 impl PartialEq for Neighbours {
@@ -82,24 +87,40 @@ impl Neighbours {
     }
 }
 
+/// A thread's last admitted write, which may not have made all its pages dirty.
+#[derive(Debug)]
+struct Begun {
+    bytes: u64,
+    /// Tells it from the thread's later ones.
+    number: u64,
+    call: WriteCall,
+}
+
 /// Bytes of admitted writes, as far as they may not have come.
 #[derive(Debug, Default)]
 struct Promised {
     /// Of those that the kernel holds.
     held: u64,
-    /// Of each thread's last one, which may not have got so far.
-    begun: HashMap<u32, u64>,
+    /// The kernel holds more, nobody knows how much, since that promise.
+    unknown: Option<u64>,
+    begun: HashMap<u32, Begun>,
 }
 
 impl Promised {
     fn total(&self) -> u64 {
-        self.begun.values().fold(self.held, |sum, bytes| sum.saturating_add(*bytes))
+        if self.unknown.is_some() {
+            return u64::MAX;
+        }
+        self.begun.values().fold(self.held, |sum, begun| sum.saturating_add(begun.bytes))
     }
 
-    /// What was admitted for the thread last is held now.
-    fn ended(&mut self, thread: u32) {
-        let bytes = self.begun.remove(&thread).unwrap_or_default();
-        self.held = self.held.saturating_add(bytes);
+    /// What was admitted for the thread last is held now; with a number, that one only.
+    fn ended(&mut self, thread: u32, number: Option<u64>) {
+        if number.is_none_or(|it| self.begun.get(&thread).is_some_and(|begun| begun.number == it))
+            && let Some(begun) = self.begun.remove(&thread)
+        {
+            self.held = self.held.saturating_add(begun.bytes);
+        }
     }
 }
 
@@ -109,9 +130,10 @@ pub(crate) struct Room {
     short: AtomicBool,
     /// Bytes that came since the last look.
     unseen: AtomicU64,
+    /// Other mounts that were written to at the last look.
+    others: AtomicU64,
     /// Changed under [`Shared::promising`].
     promised: Mutex<Promised>,
-    /// Held while what is promised is brought in.
     bringing_in: Mutex<()>,
 }
 
@@ -124,7 +146,8 @@ impl Room {
     /// Whether to look after so many bytes; none for a file that is opened.
     fn is_due(&self, bytes: u64) -> bool {
         let unseen = self.unseen.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let due = bytes == 0 || unseen >= LOOK_EVERY_BYTES || self.is_short();
+        let every = if self.is_short() { LOOK_SHORT_EVERY_BYTES } else { LOOK_EVERY_BYTES };
+        let due = bytes == 0 || unseen >= every;
         if due {
             self.unseen.store(0, Ordering::Relaxed);
         }
@@ -142,24 +165,32 @@ impl Context {
         if !self.room.is_due(bytes) {
             return;
         }
-        let plenty = self.backing.is_plenty(self.fs.volume().space().free_bytes);
-        let others = if plenty { Vec::new() } else { self.neighbours.of(self) };
-        let mounts = others.len() as u64 + 1;
-        self.room_is(mounts);
-        others.iter().for_each(|other| other.room_is(mounts));
+        let free_bytes = self.fs.volume().space().free_bytes;
+        if bytes == 0 || self.backing.is_plenty(free_bytes) {
+            return self.room_is(free_bytes, self.room.others.load(Ordering::Relaxed));
+        }
+        let others = self.neighbours.of(self);
+        let count = others.len() as u64;
+        self.room_is(free_bytes, count);
+        for other in others {
+            other.room_is(other.fs.volume().space().free_bytes, count);
+        }
     }
 
-    /// So many mounts are written to: limits what the kernel may hold, and finds out whether room is short.
-    fn room_is(&self, mounts: u64) {
-        let free_bytes = self.fs.volume().space().free_bytes;
+    /// So much is free, for this mount and so many others: limits what the kernel may hold, and finds out whether
+    /// room is short.
+    fn room_is(&self, free_bytes: u64, others: u64) {
+        self.room.others.store(others, Ordering::Relaxed);
+        let mounts = others.saturating_add(1);
         self.backing.room_is(free_bytes, mounts);
         let short_bytes = SHORT_BYTES.max(SHORT_BYTES_EACH.saturating_mul(mounts));
-        let imposed = self.backing.imposed_limit().saturating_mul(2 * mounts);
+        let imposed = self.backing.imposed_limit().saturating_mul(mounts.saturating_mul(2));
         let short = free_bytes < short_bytes.max(imposed);
         if short && !self.room.is_short() {
-            // As much as there can be: the first write that is asked for brings in what was written before.
-            let promising = self.neighbours.0.promising.lock();
-            self.room.promised.lock().held = u64::MAX;
+            let mut promising = self.neighbours.0.promising.lock();
+            *promising += 1;
+            // The first write that is asked for brings in what was written before.
+            self.room.promised.lock().unknown = Some(*promising);
             drop(promising);
             self.room.short.store(true, Ordering::Release);
             self.flusher.forget_attributes(&self.fs.open_for_write());
@@ -168,56 +199,85 @@ impl Context {
         }
     }
 
-    /// Admits a write of `bytes` by a thread, or refuses it.
-    pub(crate) fn admit(&self, thread: u32, bytes: u64) -> Result<(), Error> {
-        let wanted = bytes.saturating_add(OVERHEAD_BYTES);
-        for _ in 0..MAX_ROUNDS {
-            let others = self.neighbours.of(self);
-            if self.promise(&others, thread, wanted) {
+    /// Admits a thread's write at once; false if what the kernel holds has to be brought in first.
+    pub(crate) fn admits_at_once(&self, thread: u32) -> bool {
+        syscall::write_call(thread).is_none_or(|call| self.promise(thread, &call))
+    }
+
+    /// Admits a thread's write, or refuses it. Waits for others, also of other mounts.
+    pub(crate) fn admit(&self, thread: u32) -> Result<(), Error> {
+        let Some(call) = syscall::write_call(thread) else { return Ok(()) };
+        let wanted = wanted(&call);
+        let begun = Instant::now();
+        loop {
+            if self.promise(thread, &call) {
                 return Ok(());
             }
             self.bring_in();
-            if self.promise(&others, thread, wanted) {
+            if self.promise(thread, &call) {
                 return Ok(());
             }
-            let owing = others.iter().filter(|other| other.room.promised() > 0);
+            let owing = self.neighbours.of(self);
+            let owing = owing.iter().filter(|other| other.room.promised() > 0);
             let none_owes = owing.map(|other| other.bring_in()).count() == 0;
             if none_owes && self.room.promised() == 0 {
                 self.fs.check_room(wanted)?;
             }
+            if begun.elapsed() > MAX_WAIT {
+                self.fs.check_room(wanted)?;
+                let limited_by_quota = self.fs.volume().space().limited_by_quota;
+                return Err(if limited_by_quota { Error::Quota } else { Error::NoSpace });
+            }
+            // Writes that go on may leave more than was promised to them.
+            thread::sleep(PAUSE);
         }
-        self.fs.check_room(wanted).and(Err(Error::NoSpace))
     }
 
     /// Makes the kernel pass on what it holds: what was promised before has come then.
     fn bring_in(&self) {
+        let begun: Vec<_> = {
+            let promised = self.room.promised.lock();
+            promised.begun.iter().map(|(thread, it)| (*thread, it.number, it.call)).collect()
+        };
+        let ended: Vec<_> = begun.into_iter().filter(|(.., call)| !call.goes_on()).collect();
         let _one = self.room.bringing_in.lock();
-        let begun: Vec<u32> = self.room.promised.lock().begun.keys().copied().collect();
-        let ended: Vec<u32> = begun.into_iter().filter(|thread| !may_write(*thread)).collect();
-        let held = {
+        let (held, unknown) = {
             let _promising = self.neighbours.0.promising.lock();
             let mut promised = self.room.promised.lock();
-            ended.into_iter().for_each(|thread| promised.ended(thread));
-            promised.held
+            ended.iter().for_each(|(thread, number, _)| promised.ended(*thread, Some(*number)));
+            (promised.held, promised.unknown)
         };
         self.fs.flush_dirty();
         let _promising = self.neighbours.0.promising.lock();
         let mut promised = self.room.promised.lock();
-        promised.held = if held == u64::MAX { 0 } else { promised.held.saturating_sub(held) };
+        promised.held = promised.held.saturating_sub(held);
+        if promised.unknown == unknown {
+            promised.unknown = None;
+        }
     }
 
-    fn promise(&self, others: &[Arc<Context>], thread: u32, wanted: u64) -> bool {
-        let _promising = self.neighbours.0.promising.lock();
+    fn promise(&self, thread: u32, call: &WriteCall) -> bool {
+        let wanted = wanted(call);
+        let mut promising = self.neighbours.0.promising.lock();
+        let others = self.neighbours.of(self);
         let space = self.fs.volume().space();
         let mut promised = self.room.promised.lock();
         // It asks again, so it has ended what it asked for before.
-        promised.ended(thread);
+        promised.ended(thread, None);
         let own = promised.total().saturating_add(wanted);
         let all = others.iter().fold(own, |sum, other| sum.saturating_add(other.room.promised()));
         let fits = own <= space.free_bytes && all <= space.pool_free_bytes;
         if fits {
-            promised.begun.insert(thread, wanted);
+            *promising += 1;
+            let begun = Begun { bytes: wanted, number: *promising, call: *call };
+            promised.begun.insert(thread, begun);
         }
+        drop(promised);
+        drop(promising);
         fits
     }
+}
+
+fn wanted(call: &WriteCall) -> u64 {
+    call.len_bytes.saturating_add(OVERHEAD_BYTES)
 }

@@ -5,28 +5,52 @@
 //! look at every thread; of others nothing may be known.
 //!
 //! Reading it takes `exec_update_lock`, which a thread that executes a new program holds for writing, and only
-//! once it is alone in its process: a thread that waits for us keeps its siblings from getting there.
+//! once it is alone in its process: a thread that waits for us keeps its siblings from getting there. One that does
+//! not wait for us ([`WriteCall::goes_on`]) may keep us for as long as that takes.
 
 use std::time::{Duration, Instant};
 
 /// How long a thread that is about to sleep may be kept from it.
 const LONGEST: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_micros(100);
+/// Capacity of the kernel's own pipes, and the most that a user may give a pipe.
+const MAX_SENDFILE_BYTES: u64 = 64 << 10;
+const MAX_SPLICE_BYTES: u64 = 1 << 20;
 
-/// Bytes that the system call of a thread that waits for us is to write; none if it is no such call, or can't be
-/// seen.
-pub(crate) fn bytes_to_write(thread: u32) -> Option<u64> {
-    length(&read_asleep(thread)?)
+/// A system call that writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WriteCall {
+    thread: u32,
+    /// Bytes that it asks us for at once.
+    pub(crate) len_bytes: u64,
+    /// Calls that write which the thread had made before, if the kernel counts them.
+    made_before: Option<u64>,
+}
+
+impl WriteCall {
+    /// Whether it may not have ended yet, as far as can be seen.
+    pub(crate) fn goes_on(&self) -> bool {
+        let Some(call) = read(self.thread) else { return false };
+        (call.starts_with("running") || length(&call).is_some())
+            && (self.made_before.is_none() || calls_made(self.thread) == self.made_before)
+    }
+}
+
+/// The system call of a thread that waits for us; none if it is none that writes, or can't be seen.
+pub(crate) fn write_call(thread: u32) -> Option<WriteCall> {
+    let len_bytes = length(&read_asleep(thread)?)?;
+    Some(WriteCall { thread, len_bytes, made_before: calls_made(thread) })
+}
+
+/// System calls that write which a thread has ended.
+fn calls_made(thread: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{thread}/task/{thread}/io")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("syscw: "))?.trim().parse().ok()
 }
 
 /// Whether a thread, which may not wait for us, sleeps in a system call that writes.
 pub(crate) fn writes(thread: u32) -> bool {
     read(thread).as_deref().and_then(length).is_some()
-}
-
-/// Whether a thread may be in a system call that writes: all that can be said of one that runs.
-pub(crate) fn may_write(thread: u32) -> bool {
-    read(thread).is_some_and(|call| call.starts_with("running") || length(&call).is_some())
 }
 
 /// Whether a thread that waits for us is truncating a file, as far as can be seen: what can't counts as if.
@@ -64,8 +88,9 @@ fn length(call: &str) -> Option<u64> {
     let mut argument = |skip| u64::from_str_radix(fields.nth(skip)?.strip_prefix("0x")?, 16).ok();
     match number {
         libc::SYS_write | libc::SYS_pwrite64 => argument(2),
-        libc::SYS_sendfile => argument(3),
-        libc::SYS_splice => argument(4),
+        // As much as the pipe holds that it goes through, each time.
+        libc::SYS_sendfile => argument(3).map(|len| len.min(MAX_SENDFILE_BYTES)),
+        libc::SYS_splice => argument(4).map(|len| len.min(MAX_SPLICE_BYTES)),
         // The lengths stand in the caller's memory: as if it were a page.
         libc::SYS_writev | libc::SYS_pwritev | libc::SYS_pwritev2 => Some(4096),
         _ => None,
@@ -83,6 +108,8 @@ mod tests {
         assert_eq!(length(&call(libc::SYS_pwrite64)), Some(0x2000));
         assert_eq!(length(&call(libc::SYS_sendfile)), Some(0x4000));
         assert_eq!(length(&call(libc::SYS_splice)), Some(0x10));
+        let all = format!("{} 0x3 0x4 0x0 0x7ffff000 0x0 0x0 0x7f 0x55", libc::SYS_sendfile);
+        assert_eq!(length(&all), Some(64 << 10));
         assert_eq!(length(&call(libc::SYS_writev)), Some(4096));
         assert_eq!(length(&call(libc::SYS_read)), None);
         assert_eq!(length("running\n"), None);
@@ -102,8 +129,11 @@ mod tests {
             // More than a pipe takes.
             rustix::io::write(&writer, &[1; 1 << 20]).unwrap();
         });
-        assert_eq!(bytes_to_write(told.recv().unwrap()), Some(1 << 20));
+        let call = write_call(told.recv().unwrap()).unwrap();
+        assert_eq!(call.len_bytes, 1 << 20);
+        assert!(call.goes_on());
         drop(reader);
         let _ = caller.join();
+        assert!(!call.goes_on());
     }
 }

@@ -8,7 +8,6 @@
 //! that the kernel never has to fault one in while it copies. A process that is killed in such a fault ends
 //! the copy, and its caller gets EIO: the only request that no successor could go on with.
 
-use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,8 +15,8 @@ use std::time::Instant;
 use super::abi::{IN_HEADER_BYTES, MAX_PAYLOAD_BYTES};
 use super::decode::{Header, Request};
 use super::device::Received;
-use super::dispatch::{Context, Scratch};
-use super::in_flight::{InFlight, Inbox, Left, Noted};
+use super::dispatch::{Context, Scratch, finish};
+use super::in_flight::{Inbox, Left, Noted};
 use super::lane::{Job, Lane, Lanes};
 use super::patience::Patience;
 use super::reply::Reply;
@@ -143,8 +142,8 @@ fn take_on(context: &Context, lanes: &Lanes, arrived: Arrived<'_>, scratch: &mut
             return;
         }
     };
-    if again && !header.wants_reply() {
-        // As from kernels that send again what they wait for: such as these do not come.
+    // As from kernels that send again what they wait for, and nothing else.
+    if again && !(header.wants_reply() && context.device.waits_for(header.unique)) {
         return;
     }
     header.again |= again;
@@ -184,7 +183,7 @@ fn hand_over(
 ) {
     if let Some(in_flight) = &context.in_flight {
         let Some(noted) = in_flight.note(bytes) else {
-            tracing::error!("too many requests wait for the disk");
+            tracing::error!(len = bytes.len(), "a request can't be kept while it waits");
             return reply.error(libc::ENOMEM);
         };
         reply.noted(Some(noted));
@@ -192,12 +191,11 @@ fn hand_over(
     lanes.submit(lane, Job { bytes: bytes.to_vec(), reply, again });
 }
 
-/// Takes up what an earlier process had in its lanes. Returns the numbers of those requests.
-pub(crate) fn take_up(context: &Context, lanes: &Lanes) -> HashSet<u64> {
-    let mut taken = HashSet::new();
-    for Left { bytes, noted } in context.in_flight.iter().flat_map(InFlight::left) {
+/// Takes up what an earlier process had in its lanes.
+pub(crate) fn take_up(context: &Context, lanes: &Lanes, left: Vec<Left>) {
+    for Left { bytes, noted } in left {
         let Ok((header, ..)) = Header::decode(&bytes) else { continue };
-        if !taken.insert(header.unique) {
+        if !header.wants_reply() || !context.device.waits_for(header.unique) {
             continue;
         }
         let lane = Request::decode(&bytes).ok().and_then(|request| context.lane_of(&request));
@@ -205,7 +203,6 @@ pub(crate) fn take_up(context: &Context, lanes: &Lanes) -> HashSet<u64> {
         reply.noted(Some(noted));
         lanes.submit(lane.unwrap_or(Lane::Sync), Job { bytes, reply, again: true });
     }
-    taken
 }
 
 /// Whether the worker that has read an fsync may carry it out: others are not kept waiting.
@@ -214,15 +211,32 @@ fn may_fsync(context: &Context) -> bool {
     crew.may_wait(&crew.fsyncs, || context.device.has_more())
 }
 
-/// Runs a job that a worker put off.
-pub(crate) fn run_job(context: &Context, job: Job, scratch: &mut Scratch) {
-    match Request::decode(&job.bytes) {
-        Ok(mut request) => {
-            request.header.again |= job.again;
-            carry_out(context, request, job.reply, scratch);
+/// Runs a job that a worker put off; returns one that has to wait in [`Lane::Room`].
+pub(crate) fn run_job(
+    context: &Context,
+    lane: Lane,
+    job: Job,
+    scratch: &mut Scratch,
+) -> Option<Job> {
+    let mut request = match Request::decode(&job.bytes) {
+        Ok(request) => request,
+        Err(_) => {
+            job.reply.error(libc::EIO);
+            return None;
         }
-        Err(_) => job.reply.error(libc::EIO),
+    };
+    request.header.again |= job.again;
+    let thread = request.header.pid;
+    if lane == Lane::Room {
+        if let Err(error) = context.admit(thread) {
+            finish(job.reply, Err::<(), _>(error), |reply, ()| reply.ok());
+            return None;
+        }
+    } else if context.asks_before_writing(&request) && !context.admits_at_once(thread) {
+        return Some(job);
     }
+    carry_out(context, request, job.reply, scratch);
+    None
 }
 
 /// Runs the handler; a panic in it is logged, and the dropped [`Reply`] answers EIO.

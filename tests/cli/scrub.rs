@@ -176,7 +176,7 @@ fn scrub_time(daemon: i64) -> Option<(u64, u64)> {
 /// thread runs half of the time.
 #[test]
 fn a_scrub_of_a_mounted_pool_rests_half_of_the_time() {
-    const MIN_TIME: Duration = Duration::from_millis(100);
+    const MIN_TIME: Duration = Duration::from_millis(40);
     if !can_mount() {
         return;
     }

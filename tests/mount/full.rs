@@ -152,3 +152,40 @@ fn a_quota_is_told_as_such() {
     file.write_all(&vec![1; 4 << 20]).unwrap();
     file.sync_all().unwrap();
 }
+
+/// Callers that hold a file's lock while they wait, and more writers than there are threads for them.
+#[test]
+fn many_writers_of_a_full_volume_do_not_stop_those_who_seek_and_allocate() {
+    const WRITERS: usize = 24;
+    let m = TestMount::of_size(48 << 20);
+    let (tell, told) = std::sync::mpsc::channel();
+    for number in 0..WRITERS {
+        let (tell, path) = (tell.clone(), m.path(&format!("f{number}")));
+        // Not scoped: what hangs is to be reported, not waited for.
+        std::thread::spawn(move || {
+            let file = File::create_new(path).unwrap();
+            let bytes = vec![number as u8 + 1; 30_000];
+            let mut full = 0;
+            for at in (0..).step_by(bytes.len()) {
+                full += u32::from(file.write_all_at(&bytes, at).is_err());
+                rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).unwrap();
+                let keep = rustix::fs::FallocateFlags::KEEP_SIZE;
+                let _ = rustix::fs::fallocate(&file, keep, at, 4096);
+                if full == 5 {
+                    break;
+                }
+            }
+            file.sync_all().expect("what was acknowledged can be made durable");
+            tell.send(()).unwrap();
+        });
+    }
+    for done in 0..WRITERS {
+        let limit = std::time::Duration::from_secs(60);
+        if told.recv_timeout(limit).is_err() {
+            // Whoever hangs gets an error.
+            let _ = Command::new("umount").arg("-f").arg(m.root()).status();
+            panic!("only {done} of {WRITERS} writers came back");
+        }
+    }
+    m.check();
+}

@@ -46,7 +46,14 @@ impl Home {
     fn amberfs(&self, args: &[&str]) -> Result<String, String> {
         let mut command = Command::new(self.dir.path().join("amberfs"));
         command.args(args).current_dir(self.dir.path()).env_remove("AMBERFS_LOG");
-        let output = command.uid(USER).gid(USER).output().unwrap();
+        command.uid(USER).gid(USER);
+        let output = loop {
+            match command.output() {
+                // Another test's child may still have the copy open, from when it was written.
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {}
+                other => break other.unwrap(),
+            }
+        };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }

@@ -92,7 +92,7 @@ impl Served {
     /// The same, and leaves the request where the kernel has put it, as if the reply had not been sent.
     fn serve_first(&self, bytes: &[u8]) -> (i32, Option<u64>) {
         let Some(in_flight) = &self.context.in_flight else { return self.serve(bytes) };
-        let mut inbox = Inbox::new(Some(in_flight), 0).unwrap();
+        let mut inbox = Inbox::shared(in_flight, 0).unwrap();
         assert_eq!(inbox.left(), None);
         inbox.open()[..bytes.len()].copy_from_slice(bytes);
         self.serve(inbox.request(bytes.len()).unwrap())
@@ -106,7 +106,7 @@ impl Served {
             bytes[8..16].copy_from_slice(&unique.to_ne_bytes());
             return self.serve(&bytes);
         };
-        let mut inbox = Inbox::new(Some(in_flight), 0).unwrap();
+        let mut inbox = Inbox::shared(in_flight, 0).unwrap();
         let mut request = Request::decode(inbox.left().expect("it is found")).unwrap();
         request.header.again = true;
         let outcome = self.carry_out(request);
