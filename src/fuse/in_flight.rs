@@ -18,7 +18,6 @@
 //! 2. A process that is killed while the kernel copies a request to it has it whole: the memory is there and
 //!    locked, so that the copy does not stop.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -101,7 +100,6 @@ impl InFlight {
     /// # Errors
     /// InvalidData for what this program does not know.
     pub(crate) fn open(file: OwnedFd) -> io::Result<Arc<Self>> {
-        let unknown = || io::Error::new(io::ErrorKind::InvalidData, "requests of another program");
         let file = File::from(file);
         let mut head = [0; 24];
         file.read_exact_at(&mut head, 0)?;
@@ -112,7 +110,7 @@ impl InFlight {
         let count = |at: usize| usize::try_from(word(at)).unwrap_or(usize::MAX);
         let (parts, slots) = (count(8), count(16));
         if word(0) != MAGIC || parts == 0 || parts.saturating_add(slots) > MAX_STATES {
-            return Err(unknown());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "requests of another program"));
         }
         let head = SharedMemory::map(file.as_fd(), 0, HEAD_BYTES)?;
         let all = InFlight { file, head, parts, slots, free: Mutex::default() };
@@ -167,23 +165,6 @@ impl InFlight {
             }
         }
         left
-    }
-
-    /// Numbers of all requests that an earlier process has left.
-    ///
-    /// # Errors
-    /// Those of mapping.
-    pub(crate) fn left_uniques(self: &Arc<Self>) -> io::Result<HashSet<u64>> {
-        let left = self.left();
-        let mut uniques: HashSet<u64> =
-            left.iter().filter_map(|left| wanting(&left.bytes)).collect();
-        // They stay, for whoever asks next.
-        std::mem::forget(left);
-        for worker in 0..self.parts {
-            let mut inbox = Inbox::shared(self, worker)?;
-            uniques.extend(inbox.left().and_then(wanting));
-        }
-        Ok(uniques)
     }
 }
 

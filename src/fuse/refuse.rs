@@ -1,19 +1,14 @@
 //! A session whose filesystem can't be served any more: every request is answered with EIO.
 
-use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::abi::MAX_PAYLOAD_BYTES;
 use super::decode::Header;
 use super::device::{Device, Received};
-use super::in_flight::InFlight;
+use super::in_flight::{InFlight, Inbox};
 use super::notify::Notifier;
 use super::reply::Reply;
-
-/// Room for the largest request.
-const REQUEST_BYTES: usize = MAX_PAYLOAD_BYTES + (64 << 10);
 
 /// Answers every request of a session with EIO, those first that an earlier process has not replied to
 /// (in `requests`, or sent again by the kernel), until the session ends.
@@ -22,23 +17,42 @@ const REQUEST_BYTES: usize = MAX_PAYLOAD_BYTES + (64 << 10);
 /// What reading from the descriptor gives beyond the session's end.
 pub fn refuse_everything(session: OwnedFd, requests: Option<OwnedFd>) -> io::Result<()> {
     let device = Arc::new(Device::new(session));
-    if let Some(requests) = requests {
-        let left = InFlight::open(requests).and_then(|requests| requests.left_uniques());
-        let left = left.unwrap_or_else(|error| {
-            tracing::error!(%error, "who waits for an earlier process waits until the unmount");
-            HashSet::new()
-        });
-        for unique in left {
-            Reply::new(Arc::clone(&device), unique, true).error(libc::EIO);
+    match requests {
+        Some(requests) => {
+            if let Err(error) = refuse_left(&device, requests) {
+                tracing::error!(%error, "who waits for an earlier process waits until the unmount");
+            }
         }
-    } else if let Err(error) = Notifier::new(Arc::clone(&device)).resend() {
-        tracing::debug!(%error, "nothing is sent again");
+        None => {
+            if let Err(error) = Notifier::new(Arc::clone(&device)).resend() {
+                tracing::debug!(%error, "nothing is sent again");
+            }
+        }
     }
-    let mut buffer = vec![0; REQUEST_BYTES];
+    let mut inbox = Inbox::own();
     loop {
-        let Received::Request(len) = device.receive(&mut buffer)? else { return Ok(()) };
-        if let Ok((header, ..)) = Header::decode(buffer.get(..len).unwrap_or_default()) {
-            Reply::new(Arc::clone(&device), header.unique, header.wants_reply()).error(libc::EIO);
+        let Received::Request(len) = device.receive(inbox.open())? else { return Ok(()) };
+        refuse(&device, inbox.request(len).unwrap_or_default());
+    }
+}
+
+/// Refuses what an earlier process has left. One that is there twice is answered twice, and the kernel takes the
+/// first.
+fn refuse_left(device: &Arc<Device>, requests: OwnedFd) -> io::Result<()> {
+    let requests = InFlight::open(requests)?;
+    for left in requests.left() {
+        refuse(device, &left.bytes);
+    }
+    for worker in 0..requests.workers() {
+        if let Some(bytes) = Inbox::shared(&requests, worker)?.left() {
+            refuse(device, bytes);
         }
+    }
+    Ok(())
+}
+
+fn refuse(device: &Arc<Device>, bytes: &[u8]) {
+    if let Ok((header, ..)) = Header::decode(bytes) {
+        Reply::new(Arc::clone(device), header.unique, header.wants_reply()).error(libc::EIO);
     }
 }
