@@ -8,10 +8,11 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
-use super::abi::MAX_PAYLOAD_BYTES;
 use super::decode::{Header, Operation, Request};
 use super::mount::Mount;
 use crate::fs::Filesystem;
+
+pub use super::abi::{IN_HEADER_BYTES, MAX_PAYLOAD_BYTES, RESENT, opcode};
 
 /// Decodes bytes as a request, with a header that says their length.
 pub fn request(bytes: &[u8]) {

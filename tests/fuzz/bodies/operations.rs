@@ -65,21 +65,26 @@ impl BlockDevice for Forgetful {
     }
 }
 
+/// A new pool with a volume in it.
+pub(super) fn volume(storage: Storage, size_bytes: u64) -> (Arc<Pool>, Filesystem) {
+    let create = CreateOptions {
+        size_bytes: Some(size_bytes),
+        journal_bytes: 64 << 10,
+        uuid: [1; 16],
+        seed: [2; 32],
+    };
+    let pool = Pool::create(storage, &create, open_options()).expect("a pool is made");
+    let root = Filesystem::format_root(Timestamp::default(), 0, 0, 0o755);
+    let volume = pool.create_volume("main", &root).expect("a volume is made");
+    let options = FsOptions { snapdir: SnapDir::Visible, ..FsOptions::default() };
+    (pool, Filesystem::new(volume, options).expect("it mounts"))
+}
+
 fn run_on(data: &[u8], wrap: fn(&Storage) -> Storage) {
     within_bounds(|| {
         let memory = Storage::memory();
         let (calls, storage) = Calls::wrap(&wrap(&memory));
-        let create = CreateOptions {
-            size_bytes: Some(8 << 20),
-            journal_bytes: 64 << 10,
-            uuid: [1; 16],
-            seed: [2; 32],
-        };
-        let pool = Pool::create(storage, &create, open_options()).expect("a pool is made");
-        let root = Filesystem::format_root(Timestamp::default(), 0, 0, 0o755);
-        let volume = pool.create_volume("main", &root).expect("a volume is made");
-        let options = FsOptions { snapdir: SnapDir::Visible, ..FsOptions::default() };
-        let fs = Filesystem::new(volume, options).expect("it mounts");
+        let (pool, fs) = volume(storage, 8 << 20);
         let mut input = Input::new(data);
         let mut nodes = vec![NodeId::ROOT, NodeId(1 << 62 | 1)];
         for _ in 0..MAX_STEPS {

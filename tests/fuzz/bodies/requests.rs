@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use amberfs::check::{Options, check};
 use amberfs::device::Storage;
-use amberfs::fs::{Filesystem, FsOptions, SnapDir, Timestamp};
-use amberfs::fuse::fuzzing::{Session, decodes};
-use amberfs::pool::{CreateOptions, Pool};
+use amberfs::fs::Filesystem;
+use amberfs::fuse::fuzzing::{IN_HEADER_BYTES, Session, decodes, opcode};
 
 use super::Input;
 use super::limits::{Calls, MAX_SERVING_BYTES, begin_serving, check_serving, within_bounds};
-use super::wire::{HEADER, Known, code};
-use crate::patient::open_options;
+use super::operations::volume;
+use super::wire::Known;
 
 /// Requests of one input.
 const MAX_STEPS: usize = 60;
@@ -112,18 +111,9 @@ fn run_by(data: &[u8], patience: Duration, way: Way) {
         let shape = input.u8();
         let memory = Storage::memory();
         let (calls, storage) = Calls::wrap(&memory);
-        let create = CreateOptions {
-            // Little room makes the kernel ask before it writes.
-            size_bytes: Some(if shape & 1 == 0 { 8 << 20 } else { 512 << 20 }),
-            journal_bytes: 64 << 10,
-            uuid: [1; 16],
-            seed: [2; 32],
-        };
-        let pool = Pool::create(storage, &create, open_options()).expect("a pool is made");
-        let root = Filesystem::format_root(Timestamp::default(), 0, 0, 0o755);
-        let volume = pool.create_volume("main", &root).expect("a volume is made");
-        let options = FsOptions { snapdir: SnapDir::Visible, ..FsOptions::default() };
-        let fs = Arc::new(Filesystem::new(volume, options).expect("it mounts"));
+        // Little room makes the kernel ask before it writes.
+        let (pool, fs) = volume(storage, if shape & 1 == 0 { 8 << 20 } else { 512 << 20 });
+        let fs = Arc::new(fs);
         {
             let _alone = SERVING.lock().unwrap_or_else(PoisonError::into_inner);
             let burst = if shape & 2 == 0 { 1 } else { MAX_BURST };
@@ -190,8 +180,8 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 /// Whether a request is one that is answered: the others have no number that can be relied on, or want none.
 fn is_answered(bytes: &[u8]) -> bool {
     let extensions = u32_at(bytes, 36) as usize % (1 << 16) * 8;
-    let lone = [code::FORGET, code::BATCH_FORGET, code::INTERRUPT, code::NOTIFY_REPLY];
-    bytes.len() >= HEADER + extensions
+    let lone = [opcode::FORGET, opcode::BATCH_FORGET, opcode::INTERRUPT, opcode::NOTIFY_REPLY];
+    bytes.len() >= IN_HEADER_BYTES + extensions
         && u32_at(bytes, 0) as usize == bytes.len()
         && !lone.contains(&u32_at(bytes, 4))
 }
@@ -212,7 +202,7 @@ impl Kernel {
         if is_answered(request) {
             let asked = Asked {
                 code: u32_at(request, 4),
-                body: request[HEADER..].to_vec(),
+                body: request[IN_HEADER_BYTES..].to_vec(),
                 whole: decodes(request),
             };
             self.waiting.insert(u64_at(request, 8), asked);
@@ -276,28 +266,28 @@ impl Kernel {
     /// What a payload says can be, and is known from now on.
     fn look_at(&mut self, code: u32, body: &[u8], payload: &[u8]) {
         match code {
-            code::LOOKUP if u64_at(payload, 0) == 0 => {}
-            code::LOOKUP | code::MKNOD | code::MKDIR | code::SYMLINK | code::LINK => {
+            opcode::LOOKUP if u64_at(payload, 0) == 0 => {}
+            opcode::LOOKUP | opcode::MKNOD | opcode::MKDIR | opcode::SYMLINK | opcode::LINK => {
                 self.entry(payload);
             }
-            code::CREATE | code::TMPFILE => {
+            opcode::CREATE | opcode::TMPFILE => {
                 self.entry(payload);
                 self.known.handles.push(u64_at(payload, ENTRY));
             }
-            code::OPEN | code::OPENDIR => self.known.handles.push(u64_at(payload, 0)),
-            code::GETATTR | code::SETATTR => attributes(&payload[16..]),
-            code::READDIR => {
+            opcode::OPEN | opcode::OPENDIR => self.known.handles.push(u64_at(payload, 0)),
+            opcode::GETATTR | opcode::SETATTR => attributes(&payload[16..]),
+            opcode::READDIR => {
                 self.listing(payload, false);
             }
-            code::READDIRPLUS => self.listing(payload, true),
-            code::WRITE => assert!(u32_at(payload, 0) <= u32_at(body, 16), "more is written"),
-            code::COPY_FILE_RANGE => {
+            opcode::READDIRPLUS => self.listing(payload, true),
+            opcode::WRITE => assert!(u32_at(payload, 0) <= u32_at(body, 16), "more is written"),
+            opcode::COPY_FILE_RANGE => {
                 assert!(u64::from(u32_at(payload, 0)) <= u64_at(body, 40), "more is copied");
             }
-            code::COPY_FILE_RANGE_64 => {
+            opcode::COPY_FILE_RANGE_64 => {
                 assert!(u64_at(payload, 0) <= u64_at(body, 40), "more is copied");
             }
-            code::LSEEK => {
+            opcode::LSEEK => {
                 let (from, to) = (u64_at(body, 8), u64_at(payload, 0));
                 assert!((from..=i64::MAX as u64).contains(&to), "sought from {from} to {to}");
             }
@@ -331,8 +321,9 @@ impl Kernel {
 
     /// The session still answers, and ends.
     fn end(mut self) {
-        for (unique, code, len) in [(1 << 20, code::GETATTR, 16), (1 << 21, code::STATFS, 0)] {
-            let mut request = [(HEADER as u32 + len).to_ne_bytes(), code.to_ne_bytes()].concat();
+        for (unique, code, len) in [(1 << 20, opcode::GETATTR, 16), (1 << 21, opcode::STATFS, 0)] {
+            let mut request =
+                [(IN_HEADER_BYTES as u32 + len).to_ne_bytes(), code.to_ne_bytes()].concat();
             for field in [unique, 1, 0, u64::from(std::process::id())] {
                 request.extend(field.to_ne_bytes());
             }
@@ -364,13 +355,13 @@ fn attributes(attr: &[u8]) {
 /// The most bytes of a reply whose length is not fixed.
 fn most(code: u32, body: &[u8]) -> Option<usize> {
     match code {
-        code::READ | code::READDIR | code::READDIRPLUS => Some(u32_at(body, 16) as usize),
-        code::GETXATTR | code::LISTXATTR => match u32_at(body, 0) {
+        opcode::READ | opcode::READDIR | opcode::READDIRPLUS => Some(u32_at(body, 16) as usize),
+        opcode::GETXATTR | opcode::LISTXATTR => match u32_at(body, 0) {
             0 => None,
             size => Some(size as usize),
         },
         // A page, with a NUL that is added.
-        code::READLINK => Some(4095),
+        opcode::READLINK => Some(4095),
         _ => None,
     }
 }
@@ -378,14 +369,14 @@ fn most(code: u32, body: &[u8]) -> Option<usize> {
 /// The bytes of a reply whose length is fixed.
 fn exactly(code: u32) -> usize {
     match code {
-        code::LOOKUP | code::MKNOD | code::MKDIR | code::SYMLINK | code::LINK => ENTRY,
-        code::CREATE | code::TMPFILE => ENTRY + OPEN,
-        code::OPEN | code::OPENDIR => OPEN,
-        code::GETATTR | code::SETATTR => ATTR,
-        code::STATX => 288,
-        code::STATFS => 80,
-        code::WRITE | code::LSEEK | code::COPY_FILE_RANGE | code::COPY_FILE_RANGE_64 => 8,
-        code::GETXATTR | code::LISTXATTR => 8,
+        opcode::LOOKUP | opcode::MKNOD | opcode::MKDIR | opcode::SYMLINK | opcode::LINK => ENTRY,
+        opcode::CREATE | opcode::TMPFILE => ENTRY + OPEN,
+        opcode::OPEN | opcode::OPENDIR => OPEN,
+        opcode::GETATTR | opcode::SETATTR => ATTR,
+        opcode::STATX => 288,
+        opcode::STATFS => 80,
+        opcode::WRITE | opcode::LSEEK | opcode::COPY_FILE_RANGE | opcode::COPY_FILE_RANGE_64 => 8,
+        opcode::GETXATTR | opcode::LISTXATTR => 8,
         _ => 0,
     }
 }

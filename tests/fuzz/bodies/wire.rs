@@ -1,121 +1,69 @@
 //! Requests as `/dev/fuse` gives them, made of an input's bytes: the kernel's structures with what the input
 //! says in their fields, and at times no such structure at all.
 
+use amberfs::fuse::fuzzing::{IN_HEADER_BYTES, MAX_PAYLOAD_BYTES, RESENT, opcode};
+
 use super::Input;
 use super::operations::{attribute, name};
 
-/// Bytes of `fuse_in_header`.
-pub(crate) const HEADER: usize = 40;
-/// Most bytes of a WRITE's data that the kernel sends.
-const MAX_WRITE: usize = 1 << 20;
-/// Bit of a request's number: it is sent again.
-const RESENT: u64 = 1 << 63;
-
-/// Opcodes of `fuse.h`, by the names that they have there.
-pub(crate) mod code {
-    pub(crate) const LOOKUP: u32 = 1;
-    pub(crate) const FORGET: u32 = 2;
-    pub(crate) const GETATTR: u32 = 3;
-    pub(crate) const SETATTR: u32 = 4;
-    pub(crate) const READLINK: u32 = 5;
-    pub(crate) const SYMLINK: u32 = 6;
-    pub(crate) const MKNOD: u32 = 8;
-    pub(crate) const MKDIR: u32 = 9;
-    pub(crate) const UNLINK: u32 = 10;
-    pub(crate) const RMDIR: u32 = 11;
-    pub(crate) const RENAME: u32 = 12;
-    pub(crate) const LINK: u32 = 13;
-    pub(crate) const OPEN: u32 = 14;
-    pub(crate) const READ: u32 = 15;
-    pub(crate) const WRITE: u32 = 16;
-    pub(crate) const STATFS: u32 = 17;
-    pub(crate) const RELEASE: u32 = 18;
-    pub(crate) const FSYNC: u32 = 20;
-    pub(crate) const SETXATTR: u32 = 21;
-    pub(crate) const GETXATTR: u32 = 22;
-    pub(crate) const LISTXATTR: u32 = 23;
-    pub(crate) const REMOVEXATTR: u32 = 24;
-    pub(crate) const FLUSH: u32 = 25;
-    pub(crate) const OPENDIR: u32 = 27;
-    pub(crate) const READDIR: u32 = 28;
-    pub(crate) const RELEASEDIR: u32 = 29;
-    pub(crate) const FSYNCDIR: u32 = 30;
-    pub(crate) const ACCESS: u32 = 34;
-    pub(crate) const CREATE: u32 = 35;
-    pub(crate) const INTERRUPT: u32 = 36;
-    pub(crate) const BMAP: u32 = 37;
-    pub(crate) const DESTROY: u32 = 38;
-    pub(crate) const NOTIFY_REPLY: u32 = 41;
-    pub(crate) const BATCH_FORGET: u32 = 42;
-    pub(crate) const FALLOCATE: u32 = 43;
-    pub(crate) const READDIRPLUS: u32 = 44;
-    pub(crate) const RENAME2: u32 = 45;
-    pub(crate) const LSEEK: u32 = 46;
-    pub(crate) const COPY_FILE_RANGE: u32 = 47;
-    pub(crate) const SYNCFS: u32 = 50;
-    pub(crate) const TMPFILE: u32 = 51;
-    pub(crate) const STATX: u32 = 52;
-    pub(crate) const COPY_FILE_RANGE_64: u32 = 53;
-}
-
 /// Every opcode, and some again, so that there is something that the others can be done with.
 const CODES: [u32; 56] = [
-    code::LOOKUP,
-    code::FORGET,
-    code::GETATTR,
-    code::SETATTR,
-    code::READLINK,
-    code::SYMLINK,
-    code::MKNOD,
-    code::MKDIR,
-    code::UNLINK,
-    code::RMDIR,
-    code::RENAME,
-    code::LINK,
-    code::OPEN,
-    code::READ,
-    code::WRITE,
-    code::STATFS,
-    code::RELEASE,
-    code::FSYNC,
-    code::SETXATTR,
-    code::GETXATTR,
-    code::LISTXATTR,
-    code::REMOVEXATTR,
-    code::FLUSH,
-    code::OPENDIR,
-    code::READDIR,
-    code::RELEASEDIR,
-    code::FSYNCDIR,
-    code::ACCESS,
-    code::CREATE,
-    code::INTERRUPT,
-    code::BMAP,
-    code::DESTROY,
-    code::NOTIFY_REPLY,
-    code::BATCH_FORGET,
-    code::FALLOCATE,
-    code::READDIRPLUS,
-    code::RENAME2,
-    code::LSEEK,
-    code::COPY_FILE_RANGE,
-    code::SYNCFS,
-    code::TMPFILE,
-    code::STATX,
-    code::COPY_FILE_RANGE_64,
-    code::LOOKUP,
-    code::MKDIR,
-    code::MKDIR,
-    code::CREATE,
-    code::CREATE,
-    code::CREATE,
-    code::CREATE,
-    code::WRITE,
-    code::WRITE,
-    code::WRITE,
-    code::READ,
-    code::SETXATTR,
-    code::READDIRPLUS,
+    opcode::LOOKUP,
+    opcode::FORGET,
+    opcode::GETATTR,
+    opcode::SETATTR,
+    opcode::READLINK,
+    opcode::SYMLINK,
+    opcode::MKNOD,
+    opcode::MKDIR,
+    opcode::UNLINK,
+    opcode::RMDIR,
+    opcode::RENAME,
+    opcode::LINK,
+    opcode::OPEN,
+    opcode::READ,
+    opcode::WRITE,
+    opcode::STATFS,
+    opcode::RELEASE,
+    opcode::FSYNC,
+    opcode::SETXATTR,
+    opcode::GETXATTR,
+    opcode::LISTXATTR,
+    opcode::REMOVEXATTR,
+    opcode::FLUSH,
+    opcode::OPENDIR,
+    opcode::READDIR,
+    opcode::RELEASEDIR,
+    opcode::FSYNCDIR,
+    opcode::ACCESS,
+    opcode::CREATE,
+    opcode::INTERRUPT,
+    opcode::BMAP,
+    opcode::DESTROY,
+    opcode::NOTIFY_REPLY,
+    opcode::BATCH_FORGET,
+    opcode::FALLOCATE,
+    opcode::READDIRPLUS,
+    opcode::RENAME2,
+    opcode::LSEEK,
+    opcode::COPY_FILE_RANGE,
+    opcode::SYNCFS,
+    opcode::TMPFILE,
+    opcode::STATX,
+    opcode::COPY_FILE_RANGE_64,
+    opcode::LOOKUP,
+    opcode::MKDIR,
+    opcode::MKDIR,
+    opcode::CREATE,
+    opcode::CREATE,
+    opcode::CREATE,
+    opcode::CREATE,
+    opcode::WRITE,
+    opcode::WRITE,
+    opcode::WRITE,
+    opcode::READ,
+    opcode::SETXATTR,
+    opcode::READDIRPLUS,
 ];
 
 /// What the kernel would know by now.
@@ -209,7 +157,8 @@ impl Known {
             250.. => input.take(usize::from(odd)).to_vec(),
             _ => self.body(input, code, node),
         };
-        let head = Body(Vec::new()).u32((HEADER + body.len()) as u32).u32(code).u64(unique);
+        let head =
+            Body(Vec::new()).u32((IN_HEADER_BYTES + body.len()) as u32).u32(code).u64(unique);
         let head = head.u64(node).u32(ids[0]).u32(ids[1]).u32(ids[2]).u16(0).u16(0);
         let bytes = head.bytes(&body).0;
         if odd & 0xe0 == 0x60 { distorted(input, bytes) } else { bytes }
@@ -218,36 +167,40 @@ impl Known {
     fn body(&self, input: &mut Input<'_>, code: u32, node: u64) -> Vec<u8> {
         let body = Body(Vec::new());
         let body = match code {
-            code::LOOKUP | code::UNLINK | code::RMDIR => body.name(input),
-            code::FORGET => body.u64(input.edge()),
-            code::BATCH_FORGET => self.forgets(input, node),
-            code::GETATTR => body.u32(flags(input, &[0, 1])).u32(0).u64(self.handle(input)),
-            code::SETATTR => self.attributes(input),
-            code::SYMLINK => {
+            opcode::LOOKUP | opcode::UNLINK | opcode::RMDIR => body.name(input),
+            opcode::FORGET => body.u64(input.edge()),
+            opcode::BATCH_FORGET => self.forgets(input, node),
+            opcode::GETATTR => body.u32(flags(input, &[0, 1])).u32(0).u64(self.handle(input)),
+            opcode::SETATTR => self.attributes(input),
+            opcode::SYMLINK => {
                 let target = vec![b't'; input.u16() % 5000];
                 body.name(input).bytes(&target).bytes(b"\0")
             }
-            code::MKNOD => {
+            opcode::MKNOD => {
                 let kinds = [0o100_644, 0o10_600, 0o140_777, 0o20_666, 0o60_600, 0o40_755];
                 let (mode, device) = (flags(input, &kinds), edge32(input));
                 body.u32(mode).u32(device).u32(edge32(input)).u32(0).name(input)
             }
-            code::MKDIR => body.u32(flags(input, &[0o755, 0o7777])).u32(edge32(input)).name(input),
-            code::RENAME => body.u64(self.node(input)).name(input).name(input),
-            code::RENAME2 => {
+            opcode::MKDIR => {
+                body.u32(flags(input, &[0o755, 0o7777])).u32(edge32(input)).name(input)
+            }
+            opcode::RENAME => body.u64(self.node(input)).name(input).name(input),
+            opcode::RENAME2 => {
                 let body = body.u64(self.node(input)).u32(flags(input, &[0, 1, 2, 4])).u32(0);
                 body.name(input).name(input)
             }
-            code::LINK => body.u64(self.node(input)).name(input),
-            code::SETXATTR => setxattr(input),
-            code::GETXATTR => body.u32(flags(input, &[0, 1, 4096, 65536])).u32(0).attribute(input),
-            code::LISTXATTR => body.u32(flags(input, &[0, 1, 4096, 65536])).u32(0),
-            code::REMOVEXATTR => body.attribute(input),
-            code::INTERRUPT => body.u64(input.edge()),
-            code::BMAP => body.u64(input.edge()).u32(edge32(input)).u32(0),
-            code::ACCESS => body.u32(edge32(input)).u32(0),
-            code::SYNCFS => body.u64(0),
-            code::STATX => body.u32(edge32(input)).u32(0).u64(self.handle(input)).u64(0),
+            opcode::LINK => body.u64(self.node(input)).name(input),
+            opcode::SETXATTR => setxattr(input),
+            opcode::GETXATTR => {
+                body.u32(flags(input, &[0, 1, 4096, 65536])).u32(0).attribute(input)
+            }
+            opcode::LISTXATTR => body.u32(flags(input, &[0, 1, 4096, 65536])).u32(0),
+            opcode::REMOVEXATTR => body.attribute(input),
+            opcode::INTERRUPT => body.u64(input.edge()),
+            opcode::BMAP => body.u64(input.edge()).u32(edge32(input)).u32(0),
+            opcode::ACCESS => body.u32(edge32(input)).u32(0),
+            opcode::SYNCFS => body.u64(0),
+            opcode::STATX => body.u32(edge32(input)).u32(0).u64(self.handle(input)).u64(0),
             _ => self.open_file(input, code),
         };
         body.0
@@ -259,34 +212,36 @@ impl Known {
         const OPEN: [u32; 7] = [0, 1, 2, 0o102, 0o302, 0o1102, 0o2002];
         let body = Body(Vec::new());
         match code {
-            code::OPEN | code::OPENDIR => body.u32(flags(input, &OPEN)).u32(flags(input, &[0, 1])),
-            code::CREATE | code::TMPFILE => {
+            opcode::OPEN | opcode::OPENDIR => {
+                body.u32(flags(input, &OPEN)).u32(flags(input, &[0, 1]))
+            }
+            opcode::CREATE | opcode::TMPFILE => {
                 let mode = flags(input, &[0o100_644, 0o106_777]);
                 let body = body.u32(flags(input, &OPEN)).u32(mode);
                 body.u32(flags(input, &[0o22, 0])).u32(0).name(input)
             }
-            code::READ | code::READDIR | code::READDIRPLUS => {
+            opcode::READ | opcode::READDIR | opcode::READDIRPLUS => {
                 let (handle, offset) = (self.handle(input), input.edge());
                 let size = flags(input, &[4096, 1, 100, 65536, 0, 1 << 17, 1 << 20, 1 << 31]);
                 body.u64(handle).u64(offset).u32(size).u32(0).u64(0).u32(0).u32(0)
             }
-            code::WRITE => self.write(input),
-            code::RELEASE | code::RELEASEDIR => {
+            opcode::WRITE => self.write(input),
+            opcode::RELEASE | opcode::RELEASEDIR => {
                 body.u64(self.handle(input)).u32(edge32(input)).u32(edge32(input)).u64(0)
             }
-            code::FSYNC | code::FSYNCDIR => {
+            opcode::FSYNC | opcode::FSYNCDIR => {
                 body.u64(self.handle(input)).u32(flags(input, &[0, 1])).u32(0)
             }
-            code::FLUSH => body.u64(self.handle(input)).u32(0).u32(0).u64(0),
-            code::FALLOCATE => {
+            opcode::FLUSH => body.u64(self.handle(input)).u32(0).u32(0).u64(0),
+            opcode::FALLOCATE => {
                 let body = body.u64(self.handle(input)).u64(input.edge()).u64(input.edge());
                 body.u32(flags(input, &[0, 1, 3, 0x10, 0x11])).u32(0)
             }
-            code::LSEEK => {
+            opcode::LSEEK => {
                 let body = body.u64(self.handle(input)).u64(input.edge());
                 body.u32(flags(input, &[3, 4])).u32(0)
             }
-            code::COPY_FILE_RANGE | code::COPY_FILE_RANGE_64 => {
+            opcode::COPY_FILE_RANGE | opcode::COPY_FILE_RANGE_64 => {
                 let body = body.u64(self.handle(input)).u64(input.edge()).u64(self.node(input));
                 let body = body.u64(self.handle(input)).u64(input.edge()).u64(input.edge());
                 body.u64(if input.u8() < 240 { 0 } else { input.edge() })
@@ -326,8 +281,8 @@ impl Known {
         let body = Body(Vec::new()).u64(self.handle(input)).u64(input.edge());
         let len = match input.u8() {
             0..248 => input.u16() % 20_000,
-            248..252 => MAX_WRITE,
-            _ => MAX_WRITE + 1,
+            248..252 => MAX_PAYLOAD_BYTES,
+            _ => MAX_PAYLOAD_BYTES + 1,
         };
         let size = match input.u8() {
             0..240 => len as u32,
@@ -360,11 +315,11 @@ fn distorted(input: &mut Input<'_>, mut bytes: Vec<u8>) -> Vec<u8> {
     match input.u8() % 8 {
         0 => bytes[..4].copy_from_slice(&edge32(input).to_ne_bytes()),
         1 => {
-            bytes.truncate(1 + input.below(HEADER));
+            bytes.truncate(1 + input.below(IN_HEADER_BYTES));
             say(&mut bytes);
         }
         2 | 3 => {
-            bytes.truncate((HEADER + input.below(64)).min(bytes.len()));
+            bytes.truncate((IN_HEADER_BYTES + input.below(64)).min(bytes.len()));
             say(&mut bytes);
         }
         4 => {
