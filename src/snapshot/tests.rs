@@ -16,8 +16,9 @@ use crate::format::{
     VolumeId,
 };
 
-/// One reference as a walk sees it: what names it in the tree (zeros for a node), its block and birth.
-type Ref = (u64, u64, u64, u64);
+/// One reference as a walk sees it: what names it in the tree (zeros for a node), its block and
+/// birth, and which mapping made it: two volumes can map a block at the same place in one epoch.
+type Ref = (u64, u64, u64, u64, u32);
 
 /// Every block of the toy pool; addresses are never given twice.
 #[derive(Default)]
@@ -128,13 +129,14 @@ fn references(tree: &Tree) -> BTreeSet<Ref> {
         &tree.root,
         &mut |child| {
             let blocks = child.addr.0..child.addr.0 + u64::from(NODE_BLOCKS);
-            nodes.extend(blocks.map(|block| (0, 0, block, child.birth.0)));
+            nodes.extend(blocks.map(|block| (0, 0, block, child.birth.0, 0)));
         },
         &mut |key, value| {
             if key.is(KeyKind::Extent) {
                 let extent = Extent::decode(value).unwrap();
-                for at in 0..u64::from(extent.len_blocks) {
-                    data.insert((key.id(), key.sub() + at, extent.addr.0 + at, extent.birth.0));
+                for (at, mapping) in (0..).zip(&extent.checksums) {
+                    let (sub, block) = (key.sub() + at, extent.addr.0 + at);
+                    data.insert((key.id(), sub, block, extent.birth.0, *mapping));
                 }
             }
         },
@@ -163,6 +165,7 @@ struct World {
     lineage: Lineage,
     heads: Vec<Head>,
     names: u32,
+    mappings: u32,
 }
 
 /// What a volume's change is.
@@ -200,7 +203,8 @@ impl World {
     fn new() -> Self {
         let mut blocks = Blocks { epoch: Epoch(1), ..Blocks::default() };
         let tree = Tree::new(&mut CatalogStore(&mut blocks)).unwrap();
-        let mut world = World { blocks, lineage: Lineage::new(tree), heads: Vec::new(), names: 0 };
+        let lineage = Lineage::new(tree);
+        let mut world = World { blocks, lineage, heads: Vec::new(), names: 0, mappings: 0 };
         world.create_volume();
         world
     }
@@ -298,13 +302,15 @@ impl World {
         self.release(&gone);
     }
 
+    /// Maps a run; in place of checksums its extent carries what tells this mapping from all others.
     fn map(&mut self, at: usize, file: u64, block: u64, run: Run) {
+        self.mappings += 1;
         let extent = Extent {
             addr: run.start,
             birth: self.blocks.epoch,
             len_blocks: run.len_blocks,
             kind: ExtentKind::Written,
-            checksums: vec![0; run.len_blocks as usize],
+            checksums: vec![self.mappings; run.len_blocks as usize],
         };
         let key = Key::inode(InodeNo(file), KeyKind::Extent, block);
         self.on_head(at, |tree, store| tree.insert(store, key, &extent.to_bytes()).unwrap());
@@ -349,6 +355,10 @@ impl World {
             return;
         }
         let run = Run::new(BlockNo(data[which.index(data.len())].2), 1);
+        self.share_run(at, run, file, block);
+    }
+
+    fn share_run(&mut self, at: usize, run: Run, file: u64, block: u64) {
         // The reference comes first: unmapping might free the very block.
         self.lineage.share(run, &mut CatalogStore(&mut self.blocks)).unwrap();
         self.unmap(at, file, block, 1);
@@ -767,6 +777,23 @@ proptest! {
 }
 
 /// A tip of two levels above its leaves, half of which its parent has: the walk goes on where it stood.
+#[test]
+fn a_block_at_the_same_place_of_two_volumes_has_two_references() {
+    let mut world = World::new();
+    world.create_volume();
+    world.change(0, &Change::Write(2, 10, 1));
+    let (_, _, block, ..) = *references(&world.heads[0].tree).last().expect("the block");
+    world.share_run(1, Run::new(BlockNo(block), 1), 2, 10);
+    world.apply(&Op::Snapshot(vec![]));
+    world.verify();
+    world.apply(&Op::Drain);
+    world.change(0, &Change::Punch(2, 10, 1));
+    assert!(world.blocks.used.contains(&block));
+    world.change(1, &Change::Punch(2, 10, 1));
+    assert!(!world.blocks.used.contains(&block));
+    world.apply(&Op::Drain);
+}
+
 #[test]
 fn a_large_tree_is_freed_in_steps() {
     let mut world = World::new();
