@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, RenameFlags, XattrFlags};
 
+use crate::amberfs::{Amberfs, BEFORE};
 use crate::cells::{CELL, Token, parse};
-use crate::model::{Op, State};
+use crate::model::{CloneState, Op, State, VolumeOp};
 
 /// The name that snapshots have on a volume.
 pub(crate) const SNAPSHOTS: &str = ".snapshots";
@@ -24,6 +25,37 @@ pub(crate) fn directory(mount: &Path, state: &State) -> PathBuf {
 /// A thread's directory in a snapshot.
 pub(crate) fn in_snapshot(mount: &Path, name: &str, state: &State) -> PathBuf {
     directory(&mount.join(SNAPSHOTS).join(name), state)
+}
+
+/// Where the threads work.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub mount: &'a Path,
+    /// Nothing where it is no volume, as in the test of this program.
+    pub amberfs: Option<&'a Amberfs>,
+}
+
+impl<'a> Place<'a> {
+    fn amberfs(self) -> io::Result<&'a Amberfs> {
+        self.amberfs.ok_or_else(|| io::Error::other("this is no volume"))
+    }
+}
+
+/// The names in a directory of snapshots, by creation; none if it is not there.
+pub(crate) fn snapshots(mount: &Path) -> io::Result<Vec<String>> {
+    let listed = match fs::read_dir(mount.join(SNAPSHOTS)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let name = |entry: io::Result<fs::DirEntry>| {
+        entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
+    };
+    listed.map(name).collect()
+}
+
+/// Those of them that restoring made, oldest first.
+pub(crate) fn before_restores(names: &[String]) -> impl Iterator<Item = &String> {
+    names.iter().filter(|name| name.starts_with(BEFORE))
 }
 
 /// Files that a thread keeps open, by their numbers.
@@ -102,12 +134,13 @@ fn copy(from: &File, to: &File, mut left: usize) -> io::Result<()> {
 
 /// Carries out operation number `seq`. A liar leaves out what makes things durable.
 pub(crate) fn perform(
-    mount: &Path,
+    place: Place<'_>,
     state: &State,
     kept: &mut KeptOpen,
     (seq, op): (u32, &Op),
     lie: bool,
 ) -> io::Result<()> {
+    let mount = place.mount;
     let dir = directory(mount, state);
     let at = |path: &String| dir.join(path);
     let open = |path: &String| OpenOptions::new().read(true).write(true).open(at(path));
@@ -163,8 +196,36 @@ pub(crate) fn perform(
         Op::Fsync(path) => open(path)?.sync_all(),
         Op::FsyncDir(path) => File::open(at(path))?.sync_all(),
         Op::Syncfs => Ok(rustix::fs::syncfs(File::open(&dir)?)?),
-        Op::Snapshot(name) => fs::create_dir(mount.join(SNAPSHOTS).join(name)),
-        Op::DeleteSnapshot(name) => fs::remove_dir(mount.join(SNAPSHOTS).join(name)),
+        Op::OnVolume(op) => on_volume(place, state, op),
+        Op::InClone(op) => {
+            let clone = clone_of(state)?;
+            let within = Place { mount: &mount.with_file_name(&clone.name), ..place };
+            perform(within, &clone.live, &mut KeptOpen::default(), (seq, op), lie)
+        }
+    }
+}
+
+fn clone_of(state: &State) -> io::Result<&CloneState> {
+    state.clone.as_deref().ok_or_else(|| io::Error::other("there is no clone"))
+}
+
+fn on_volume(place: Place<'_>, state: &State, op: &VolumeOp) -> io::Result<()> {
+    let mount = place.mount;
+    match op {
+        VolumeOp::Snapshot(name) => fs::create_dir(mount.join(SNAPSHOTS).join(name)),
+        VolumeOp::DeleteSnapshot(name) => fs::remove_dir(mount.join(SNAPSHOTS).join(name)),
+        VolumeOp::Clone(snapshot, name) => place.amberfs()?.clone(mount, snapshot, name),
+        VolumeOp::Restore(snapshot) => {
+            place.amberfs()?.restore(mount, &clone_of(state)?.name, snapshot)
+        }
+        VolumeOp::ForgetBefore => {
+            let within = mount.with_file_name(&clone_of(state)?.name);
+            let names = snapshots(&within)?;
+            let oldest = before_restores(&names).next();
+            let oldest = oldest.ok_or_else(|| io::Error::other("nothing was restored"))?;
+            fs::remove_dir(within.join(SNAPSHOTS).join(oldest))
+        }
+        VolumeOp::DeleteClone => place.amberfs()?.delete(mount, &clone_of(state)?.name),
     }
 }
 

@@ -46,15 +46,36 @@ pub(crate) enum Op {
     FsyncDir(String),
     /// Has the kernel write back. It promises nothing: the kernel does not pass it on to FUSE, and does not wait.
     Syncfs,
+    OnVolume(VolumeOp),
+    /// In the clone, which holds a directory like the thread's own.
+    InClone(Box<Op>),
+}
+
+/// An operation on a whole volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum VolumeOp {
     Snapshot(String),
     DeleteSnapshot(String),
+    /// Makes a volume of a snapshot, with that name, and mounts it.
+    Clone(String, String),
+    /// Makes the clone what it was in one of its own snapshots.
+    Restore(String),
+    /// Deletes the oldest of the snapshots that restoring made.
+    ForgetBefore,
+    /// Deletes a clone that has no snapshot.
+    DeleteClone,
 }
 
 impl Op {
     /// Whether what it makes durable has been promised when it has returned: a prefix of the operations up
     /// to this one, at least.
     pub(crate) fn promises(&self) -> bool {
-        matches!(self, Op::Fsync(_) | Op::FsyncDir(_) | Op::Snapshot(_) | Op::Write(_, _, _, true))
+        match self {
+            Op::Fsync(_) | Op::FsyncDir(_) | Op::Write(_, _, _, true) => true,
+            Op::OnVolume(op) => !matches!(op, VolumeOp::DeleteSnapshot(_) | VolumeOp::ForgetBefore),
+            Op::InClone(op) => op.promises(),
+            _ => false,
+        }
     }
 }
 
@@ -98,6 +119,15 @@ pub(crate) enum Node {
     File(u32),
 }
 
+/// A volume that grew from a snapshot, as far as the thread's directory goes.
+#[derive(Debug, Clone)]
+pub(crate) struct CloneState {
+    pub name: String,
+    pub live: State,
+    /// What it was before each restore, oldest first.
+    pub before: Vec<Arc<State>>,
+}
+
 /// A thread's directory.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct State {
@@ -108,6 +138,7 @@ pub(crate) struct State {
     /// Files without a name that are open. A power cut ends them.
     pub orphans: BTreeMap<u32, File>,
     pub snapshots: BTreeMap<String, Arc<State>>,
+    pub clone: Option<Box<CloneState>>,
 }
 
 impl State {
@@ -127,9 +158,20 @@ impl State {
         }
     }
 
+    fn cloned(&mut self) -> &mut CloneState {
+        self.clone.as_mut().expect("operations on a clone are on one that is there")
+    }
+
     fn file(&mut self, path: &str) -> &mut File {
         let number = self.number(path).expect("operations on files are on those that are there");
         self.files.entry(number).or_default()
+    }
+
+    /// Itself as a snapshot, or the beginning of a clone.
+    fn frozen(&self) -> State {
+        let (snapshots, orphans, clone) = Default::default();
+        let (names, files) = (self.names.clone(), self.files.clone());
+        State { names, files, orphans, snapshots, clone, ..*self }
     }
 
     fn tokens(
@@ -205,14 +247,33 @@ impl State {
                     self.file(from).cells.iter().take(*count).map(|cell| cell.now).collect();
                 write(self.file(to), 0, cells.into_iter());
             }
-            Op::Snapshot(name) => {
-                let frozen = State { snapshots: BTreeMap::new(), ..self.clone() };
-                self.snapshots.insert(name.clone(), Arc::new(frozen));
-            }
-            Op::DeleteSnapshot(name) => drop(self.snapshots.remove(name)),
+            Op::OnVolume(op) => self.apply_on_volume(op),
+            Op::InClone(op) => self.cloned().live.apply(op, seq),
             Op::Allocate(..) | Op::Fsync(_) | Op::FsyncDir(_) | Op::Syncfs => {}
         }
         self.forget_unnamed();
+    }
+
+    fn apply_on_volume(&mut self, op: &VolumeOp) {
+        match op {
+            VolumeOp::Snapshot(name) => {
+                self.snapshots.insert(name.clone(), Arc::new(self.frozen()));
+            }
+            VolumeOp::DeleteSnapshot(name) => drop(self.snapshots.remove(name)),
+            VolumeOp::Clone(snapshot, name) => {
+                let (name, live) = (name.clone(), self.snapshots[snapshot].frozen());
+                self.clone = Some(Box::new(CloneState { name, live, before: Vec::new() }));
+            }
+            VolumeOp::Restore(snapshot) => {
+                let clone = self.cloned();
+                let mut restored = clone.live.snapshots[snapshot].frozen();
+                restored.snapshots = std::mem::take(&mut clone.live.snapshots);
+                let before = std::mem::replace(&mut clone.live, restored);
+                clone.before.push(Arc::new(before));
+            }
+            VolumeOp::ForgetBefore => drop(self.cloned().before.remove(0)),
+            VolumeOp::DeleteClone => self.clone = None,
+        }
     }
 
     /// The operation has returned: what it promised is durable.
@@ -225,7 +286,8 @@ impl State {
                 file.least = file.least.max(end);
                 file.cells[*from..end].iter_mut().for_each(|cell| cell.maybe.clear());
             }
-            Op::Snapshot(name) => {
+            Op::InClone(op) => self.cloned().live.settle(op),
+            Op::OnVolume(VolumeOp::Snapshot(name)) => {
                 self.files.values_mut().for_each(File::settle);
                 if let Some(frozen) = self.snapshots.get_mut(name) {
                     Arc::make_mut(frozen).files.values_mut().for_each(File::settle);
@@ -266,7 +328,7 @@ impl State {
         if self.names.len() >= MAX_NAMES {
             return Op::Unlink(file);
         }
-        match random.below(40) {
+        match random.below(43) {
             0..=2 => Op::Create(fresh),
             3 => Op::Mkdir(format!("d{seq}")),
             4 => Op::Symlink(fresh, format!("to {seq}")),
@@ -283,10 +345,11 @@ impl State {
             13 => Op::SetXattr(file, format!("value {seq}").repeat(1 + seq as usize % 40)),
             22 | 23 => Op::Fsync(file),
             24 => Op::FsyncDir(parent.trim_end_matches('/').to_owned()),
-            25 if snapshots => self.snapshot(random, seq),
+            25 if snapshots => Op::OnVolume(self.snapshot(random, seq)),
             34 => Op::Syncfs,
             35 if self.may_stay_open(&file) => Op::UnlinkOpen(file),
             36..=39 if !self.orphans.is_empty() => self.orphan(random),
+            40..=42 if snapshots => self.cloning(random, seq),
             _ => self.content(random, file, other),
         }
     }
@@ -317,11 +380,39 @@ impl State {
         random.pick(&empty).cloned()
     }
 
-    fn snapshot(&self, random: &mut Random, seq: u32) -> Op {
+    fn snapshot(&self, random: &mut Random, seq: u32) -> VolumeOp {
         let names: Vec<_> = self.snapshots.keys().cloned().collect();
         match random.pick(&names) {
-            Some(name) if names.len() >= MAX_SNAPSHOTS => Op::DeleteSnapshot(name.clone()),
-            _ => Op::Snapshot(format!("{}{seq}", self.prefix())),
+            Some(name) if names.len() >= MAX_SNAPSHOTS => VolumeOp::DeleteSnapshot(name.clone()),
+            _ => VolumeOp::Snapshot(format!("{}{seq}", self.prefix())),
+        }
+    }
+
+    fn cloning(&self, random: &mut Random, seq: u32) -> Op {
+        let own = |state: &State| state.snapshots.keys().cloned().collect::<Vec<_>>();
+        let Some(clone) = &self.clone else {
+            let name = format!("{}{seq}", self.prefix());
+            return Op::OnVolume(match random.pick(&own(self)) {
+                Some(snapshot) => VolumeOp::Clone(snapshot.clone(), name),
+                None => VolumeOp::Snapshot(name),
+            });
+        };
+        let (live, has_before) = (&clone.live, !clone.before.is_empty());
+        let snapshots = own(live);
+        let picked = random.pick(&snapshots).cloned();
+        match (random.below(12), picked) {
+            (0, Some(name)) if clone.before.len() < MAX_SNAPSHOTS => {
+                Op::OnVolume(VolumeOp::Restore(name))
+            }
+            (1, _) if has_before => Op::OnVolume(VolumeOp::ForgetBefore),
+            (2, Some(name)) => Op::InClone(Box::new(Op::OnVolume(VolumeOp::DeleteSnapshot(name)))),
+            (3, None) if !has_before => Op::OnVolume(VolumeOp::DeleteClone),
+            (4, _) => Op::InClone(Box::new(Op::OnVolume(live.snapshot(random, seq)))),
+            _ => Op::InClone(Box::new(match live.next(random, seq, false) {
+                // Nothing of it stays open, so that it can be unmounted.
+                Op::UnlinkOpen(path) => Op::Unlink(path),
+                op => op,
+            })),
         }
     }
 

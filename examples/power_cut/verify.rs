@@ -1,12 +1,12 @@
 //! Comparing what a power cut has left with what was promised.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::Path;
 
 use crate::cells::Random;
-use crate::host::{Found, FoundFile, SNAPSHOTS, Tree, directory, in_snapshot};
+use crate::host::{
+    Found, FoundFile, Place, Tree, before_restores, directory, in_snapshot, snapshots,
+};
 use crate::model::{File, Node, State};
 use crate::record::Record;
 
@@ -14,27 +14,43 @@ use crate::record::Record;
 struct OnDisk {
     live: Tree,
     snapshots: BTreeMap<String, Tree>,
+    /// The snapshots that restoring made, oldest first.
+    before: Vec<Tree>,
+    /// By their volumes' names.
+    clones: BTreeMap<String, OnDisk>,
 }
 
 impl OnDisk {
-    fn read(mount: &Path, state: &State) -> Result<OnDisk, String> {
+    /// Reads a volume.
+    fn read_volume(mount: &Path, state: &State) -> Result<OnDisk, String> {
         let live =
             Tree::read(&directory(mount, state))?.ok_or("the thread's directory is missing")?;
-        let mut snapshots = BTreeMap::new();
-        let names = match fs::read_dir(mount.join(SNAPSHOTS)) {
-            Ok(names) => names.collect::<io::Result<Vec<_>>>().map_err(|e| e.to_string())?,
-            // No volume, as in the test of this program.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(format!("the list of snapshots: {error}")),
+        let names = snapshots(mount).map_err(|error| format!("the list of snapshots: {error}"))?;
+        let read = |name: &String| {
+            Tree::read(&in_snapshot(mount, name, state)).map(Option::unwrap_or_default)
         };
-        for name in names {
-            let name = name.file_name().to_string_lossy().into_owned();
+        let own = names.iter().filter(|name| name.starts_with(&state.prefix()));
+        let frozen = own.map(|name| Ok((name.clone(), read(name)?)));
+        let snapshots = frozen.collect::<Result<_, String>>()?;
+        let before = before_restores(&names).map(read).collect::<Result<_, _>>()?;
+        Ok(OnDisk { live, snapshots, before, clones: BTreeMap::new() })
+    }
+
+    /// Reads a volume and the clones of one thread.
+    fn read(place: Place<'_>, state: &State) -> Result<OnDisk, String> {
+        let mut found = OnDisk::read_volume(place.mount, state)?;
+        let Some(amberfs) = place.amberfs else { return Ok(found) };
+        for name in amberfs.volumes().map_err(|error| error.to_string())? {
             if name.starts_with(&state.prefix()) {
-                let tree = Tree::read(&in_snapshot(mount, &name, state))?;
-                snapshots.insert(name, tree.unwrap_or_default());
+                let failed = |error| format!("the clone {name}: {error}");
+                let io = |error: std::io::Error| failed(error.to_string());
+                let dir = amberfs.mount(place.mount, &name).map_err(io)?;
+                let clone = OnDisk::read_volume(&dir, state).map_err(failed)?;
+                amberfs.umount(&dir).map_err(io)?;
+                found.clones.insert(name, clone);
             }
         }
-        Ok(OnDisk { live, snapshots })
+        Ok(found)
     }
 }
 
@@ -42,9 +58,9 @@ impl OnDisk {
 ///
 /// That is one not before the last that promised something and had returned, and not after the first that
 /// had not; of a thread that was verified before, the one that was found then.
-pub(crate) fn verify(mount: &Path, record: &Record) -> Result<u32, String> {
+pub(crate) fn verify(place: Place<'_>, record: &Record) -> Result<u32, String> {
     let mut state = State::new(record.round, record.thread);
-    let found = OnDisk::read(mount, &state)?;
+    let found = OnDisk::read(place, &state)?;
     let mut random = Random(record.seed());
     let mut candidates = vec![(0, state.clone())];
     for seq in 1..=record.done + 1 {
@@ -85,6 +101,23 @@ fn compare(found: &OnDisk, state: &State) -> Result<(), String> {
     for (name, frozen) in &state.snapshots {
         let same = compare_tree(&found.snapshots[name], frozen);
         same.map_err(|error| format!("snapshot {name}: {error}"))?;
+    }
+    let clones = state.clone.iter().map(|clone| &clone.name);
+    if !found.clones.keys().eq(clones) {
+        let there: Vec<_> = found.clones.keys().collect();
+        return Err(format!("clones {there:?}, not {:?}", state.clone.as_ref().map(|c| &c.name)));
+    }
+    for (found, clone) in found.clones.values().zip(&state.clone) {
+        let failed = |error| format!("clone {}: {error}", clone.name);
+        compare(found, &clone.live).map_err(failed)?;
+        if found.before.len() != clone.before.len() {
+            let (there, expected) = (found.before.len(), clone.before.len());
+            return Err(failed(format!("was restored {there} times, not {expected}")));
+        }
+        for (found, before) in found.before.iter().zip(&clone.before) {
+            let same = compare_tree(found, before);
+            same.map_err(|error| failed(format!("before a restore: {error}")))?;
+        }
     }
     Ok(())
 }

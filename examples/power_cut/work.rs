@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::cells::Random;
-use crate::host::{KeptOpen, SNAPSHOTS, directory, perform};
+use crate::host::{KeptOpen, Place, SNAPSHOTS, directory, perform, snapshots};
 use crate::model::{Op, State};
 use crate::record::{ROUNDS, Record, Records, THREADS};
 use crate::verify::verify;
@@ -12,22 +12,23 @@ use crate::verify::verify;
 /// A round.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan<'a> {
-    pub mount: &'a Path,
+    pub place: Place<'a>,
     pub records: &'a Path,
     pub run: u64,
     pub lie: bool,
+    /// And clones of them.
     pub snapshots: bool,
     /// How many each thread carries out at most.
     pub operations: u32,
 }
 
 /// Verifies all rounds that there are records of, and notes what was found; returns how much that was.
-pub(crate) fn verify_all(mount: &Path, records: &Path) -> Result<String, String> {
+pub(crate) fn verify_all(place: Place<'_>, records: &Path) -> Result<String, String> {
     let io = |error: std::io::Error| format!("records: {error}");
     let records = Records::open(records).map_err(io)?;
     let (mut rounds, mut operations) = (0, 0);
     for record in records.all().map_err(io)? {
-        let found = verify(mount, &record)?;
+        let found = verify(place, &record)?;
         operations += if record.settled.is_none() { found } else { 0 };
         rounds += u32::from(record.thread == 0);
         records.put(&Record { settled: Some(found), ..record }).map_err(io)?;
@@ -54,7 +55,7 @@ pub(crate) fn work(plan: &Plan<'_>, begun: impl FnOnce()) -> Result<(), String> 
         })
         .collect();
     for record in &threads {
-        let dir = directory(plan.mount, &State::new(record.round, record.thread));
+        let dir = directory(plan.place.mount, &State::new(record.round, record.thread));
         fs::create_dir_all(&dir).map_err(io)?;
         fs::File::open(&dir).and_then(|dir| dir.sync_all()).map_err(io)?;
     }
@@ -80,20 +81,23 @@ fn forget(plan: &Plan<'_>, records: &Records, round: u32) -> std::io::Result<()>
         let number = name.trim_start_matches('r').split('t').next().unwrap_or_default();
         number.parse::<u32>().is_ok_and(|number| number <= round)
     };
-    for entry in fs::read_dir(plan.mount)? {
+    let mount = plan.place.mount;
+    for entry in fs::read_dir(mount)? {
         let entry = entry?;
         if is_old(&entry.file_name().to_string_lossy()) {
             fs::remove_dir_all(entry.path())?;
         }
     }
-    if !plan.mount.join(SNAPSHOTS).exists() {
-        return Ok(());
+    for name in snapshots(mount)?.iter().filter(|name| is_old(name)) {
+        fs::remove_dir(mount.join(SNAPSHOTS).join(name))?;
     }
-    for entry in fs::read_dir(plan.mount.join(SNAPSHOTS))? {
-        let entry = entry?;
-        if is_old(&entry.file_name().to_string_lossy()) {
-            fs::remove_dir(entry.path())?;
+    let Some(amberfs) = plan.place.amberfs else { return Ok(()) };
+    for name in amberfs.volumes()?.iter().filter(|name| is_old(name)) {
+        let clone = amberfs.mount(mount, name)?;
+        for snapshot in snapshots(&clone)? {
+            fs::remove_dir(clone.join(SNAPSHOTS).join(snapshot))?;
         }
+        amberfs.delete(mount, name)?;
     }
     Ok(())
 }
@@ -104,7 +108,7 @@ fn operate(plan: &Plan<'_>, records: &Records, mut record: Record) -> Result<(),
     let mut kept = KeptOpen::default();
     for seq in 1..=plan.operations {
         let op = state.next(&mut random, seq, record.snapshots);
-        perform(plan.mount, &state, &mut kept, (seq, &op), plan.lie)
+        perform(plan.place, &state, &mut kept, (seq, &op), plan.lie)
             .map_err(|error| format!("operation {seq} {op:?}: {error}"))?;
         state.apply(&op, seq);
         record.done = seq;

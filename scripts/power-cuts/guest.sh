@@ -40,9 +40,9 @@ fi
 if [ "$MODE" != verify ]; then
     lie=()
     [ "$MODE" != lie ] || lie=(lie)
-    "$PROGRAM" work mnt /dev/ubdb "$SEED" "${lie[@]}" || fail "see above"
+    "$PROGRAM" work mnt /dev/ubdb "$AMBERFS" disk/pool "$SEED" "${lie[@]}" || fail "see above"
 fi
-"$PROGRAM" verify mnt /dev/ubdb || fail "see above"
+"$PROGRAM" verify mnt /dev/ubdb "$AMBERFS" disk/pool || fail "see above"
 "$AMBERFS" umount mnt || fail "the volume does not unmount"
 "$AMBERFS" -q check disk/pool --data || fail "the last check found damage"
 # The log is not synced: a power cut can leave a hole in it.

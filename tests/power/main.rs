@@ -1,6 +1,8 @@
 //! The program that scripts/power-cuts.sh runs in a virtual machine, on an ordinary directory without a power
 //! cut: what it did is there, and what is changed behind its back is found.
 
+#[path = "../../examples/power_cut/amberfs.rs"]
+mod amberfs;
 #[allow(dead_code)]
 #[path = "../../examples/power_cut/cells.rs"]
 mod cells;
@@ -20,6 +22,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use host::Place;
 use model::{Op, State};
 use record::Record;
 use work::{Plan, operations, verify_all, work};
@@ -50,12 +53,13 @@ impl Worked {
 
     fn work(&self, operations: u32) {
         let (mount, records) = (&*self.mount(), &*self.records);
-        let plan = Plan { mount, records, run: 7, lie: false, snapshots: false, operations };
+        let place = Place { mount, amberfs: None };
+        let plan = Plan { place, records, run: 7, lie: false, snapshots: false, operations };
         work(&plan, || ()).unwrap();
     }
 
     fn verify(&self) -> Result<String, String> {
-        verify_all(&self.mount(), &self.records)
+        verify_all(Place { mount: &self.mount(), amberfs: None }, &self.records)
     }
 
     /// A file of the last round with content.
@@ -149,11 +153,15 @@ fn a_fsync_that_was_not_done_is_found() {
 fn every_kind_of_operation_is_chosen() {
     const KINDS: &str = "Create Mkdir Symlink Link Unlink UnlinkOpen WriteOrphan CloseOrphan Rmdir Rename Exchange \
                          Chmod SetXattr Write Truncate Allocate Punch Zero Copy Fsync FsyncDir Syncfs Snapshot \
-                         DeleteSnapshot";
+                         DeleteSnapshot Clone InClone Restore ForgetBefore DeleteClone";
     let record = Record { round: 1, thread: 0, run: 7, snapshots: true, done: 3000, settled: None };
     let chosen: BTreeSet<String> = operations(&record)
         .iter()
-        .map(|(_, op)| format!("{op:?}").split('(').next().unwrap_or_default().to_owned())
+        .map(|(_, op)| match op {
+            Op::OnVolume(op) => format!("{op:?}"),
+            op => format!("{op:?}"),
+        })
+        .map(|op| op.split('(').next().unwrap_or_default().to_owned())
         .collect();
     let kinds: BTreeSet<String> = KINDS.split_whitespace().map(str::to_owned).collect();
     assert_eq!(chosen, kinds);
@@ -169,7 +177,8 @@ fn closed_without_a_name(is_done: bool) -> std::io::Result<()> {
     let all = before.into_iter().chain([Op::WriteOrphan(1, 2, 3), Op::CloseOrphan(1)]);
     for (op, seq) in all.zip(1..) {
         if is_done || !matches!(op, Op::WriteOrphan(..)) {
-            host::perform(dir.path(), &state, &mut kept, (seq, &op), false)?;
+            let place = Place { mount: dir.path(), amberfs: None };
+            host::perform(place, &state, &mut kept, (seq, &op), false)?;
         }
         state.apply(&op, seq);
     }
