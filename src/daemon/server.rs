@@ -303,6 +303,8 @@ impl Server {
     /// Goes on with the mounts of an earlier daemon.
     fn take_over(self: &Arc<Self>, mounts: Vec<(Kept, Held)>) -> Result<()> {
         let pool = self.pool()?;
+        // Until all mounts are taken over, and keep them themselves.
+        let _answers = pool.earlier_answers();
         for (kept, held) in mounts {
             let (request, settings) = (&kept.request, &kept.request.options);
             let volume = pool.volume(&request.volume)?;

@@ -294,10 +294,11 @@ impl Mount {
     fn spawn_settling(&self) {
         /// Between two questions: how long an unlinked file's space may stay taken.
         const PAUSE: Duration = Duration::from_secs(1);
-        /// After which no request comes again any more: they come first, at once.
-        const ANSWERS_KEPT: Duration = Duration::from_secs(60);
+        /// After which every request that comes again has been read: they come first, at once.
+        const ALL_CAME: Duration = Duration::from_secs(60);
         let (alive, context) = (Arc::clone(&self.alive), Arc::downgrade(&self.context));
         let since = Instant::now();
+        let mut earlier = Some(self.context.fs.volume().pool().earlier_answers());
         let settle = move || {
             while !alive.wait_until(Some(Instant::now() + PAUSE)) {
                 let Some(context) = context.upgrade() else { return };
@@ -309,8 +310,8 @@ impl Mount {
                         .iter()
                         .for_each(|node| context.fs.gone(*node));
                 }
-                if since.elapsed() > ANSWERS_KEPT {
-                    context.fs.volume().pool().forget_answers();
+                if since.elapsed() > ALL_CAME {
+                    drop(earlier.take());
                 }
             }
         };

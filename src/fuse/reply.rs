@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::abi::OUT_HEADER_BYTES;
 use super::device::Device;
 use super::in_flight::Noted;
+use crate::pool::{EarlierAnswers, Pool};
 
 /// The place where a request's reply goes.
 #[derive(Debug)]
@@ -18,17 +19,24 @@ pub(crate) struct Reply {
     pending: bool,
     /// Dropped after the reply has been sent.
     noted: Option<Noted>,
+    /// An earlier process may have carried the request out, and its answer is kept until then.
+    _earlier: Option<Arc<EarlierAnswers>>,
 }
 
 impl Reply {
     /// For the request `unique`; `wanted` is false for those that get no reply (FORGET).
     pub(crate) fn new(device: Arc<Device>, unique: u64, wanted: bool) -> Self {
-        Reply { device, unique, pending: wanted, noted: None }
+        Reply { device, unique, pending: wanted, noted: None, _earlier: None }
     }
 
     /// The request is kept there, and no longer where it was before, until it has its reply.
     pub(crate) fn noted(&mut self, noted: Option<Noted>) {
         self.noted = noted;
+    }
+
+    /// The request has come before.
+    pub(crate) fn comes_again(&mut self, pool: &Pool) {
+        self._earlier = Some(pool.earlier_answers());
     }
 
     /// Succeeds without a payload.

@@ -149,6 +149,9 @@ fn take_on(context: &Context, lanes: &Lanes, arrived: Arrived<'_>, scratch: &mut
     header.again |= again;
     let mut reply = Reply::new(Arc::clone(&context.device), header.unique, header.wants_reply());
     reply.noted(noted);
+    if header.again {
+        reply.comes_again(context.fs.volume().pool());
+    }
     match Request::decode_body(header, body, extensions) {
         Ok(request) => match context.lane_of(&request) {
             // It waits for the disk, and for nothing else: a worker can do so while another one goes on.
@@ -201,6 +204,7 @@ pub(crate) fn take_up(context: &Context, lanes: &Lanes, left: Vec<Left>) {
         let lane = Request::decode(&bytes).ok().and_then(|request| context.lane_of(&request));
         let mut reply = Reply::new(Arc::clone(&context.device), header.unique, true);
         reply.noted(Some(noted));
+        reply.comes_again(context.fs.volume().pool());
         lanes.submit(lane.unwrap_or(Lane::Sync), Job { bytes, reply, again: true });
     }
 }

@@ -7,7 +7,7 @@
 //! A request is *waiting* from the commit that carries it out until its reply has been sent. A checkpoint
 //! gives its record up, maybe in between: therefore the freeze puts the waiting ones into the journal once
 //! more, behind the position that it notes. The *found* ones, of a daemon before this one, are kept in the
-//! same way until the pool is told that nothing will ask for them any more.
+//! same way while there is an [`EarlierAnswers`]: who holds one may still ask for them.
 //!
 //! The thread that carries a request out says so ([`Pool::carry_out`]). An operation may take several
 //! commits; the one that completes it says so too ([`super::Update::completes`]).
@@ -16,6 +16,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 
 use super::Pool;
 use crate::format::{Answer, Encoder, MAX_ANSWERS, RequestId, encode_answers};
@@ -56,11 +57,24 @@ impl Drop for CarryingOut<'_> {
     }
 }
 
+type Table = Mutex<HashMap<RequestId, u64>>;
+
 /// The tables of a pool.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    waiting: Mutex<HashMap<RequestId, u64>>,
-    found: Mutex<HashMap<RequestId, u64>>,
+    waiting: Table,
+    found: Arc<Table>,
+    earlier: Mutex<Weak<EarlierAnswers>>,
+}
+
+/// Keeps what earlier processes have carried out; with the last of its references it is forgotten.
+#[derive(Debug)]
+pub struct EarlierAnswers(Arc<Table>);
+
+impl Drop for EarlierAnswers {
+    fn drop(&mut self) {
+        *self.0.lock() = HashMap::new();
+    }
 }
 
 impl Answers {
@@ -80,7 +94,7 @@ impl Answers {
     /// Payloads of the records that keep all there are.
     pub(super) fn payloads(&self) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
-        for table in [&self.found, &self.waiting] {
+        for table in [&*self.found, &self.waiting] {
             let table = table.lock();
             all.extend(
                 table.iter().map(|(request, result)| Answer { request: *request, result: *result }),
@@ -120,9 +134,14 @@ impl Pool {
         self.answers.found.lock().get(&request).copied()
     }
 
-    /// Forgets what earlier processes have carried out: no request comes again any more.
-    pub fn forget_answers(&self) {
-        *self.answers.found.lock() = HashMap::new();
+    /// Keeps what earlier processes have carried out: for who may ask for it, as long as that may be.
+    pub fn earlier_answers(&self) -> Arc<EarlierAnswers> {
+        let mut earlier = self.answers.earlier.lock();
+        earlier.upgrade().unwrap_or_else(|| {
+            let kept = Arc::new(EarlierAnswers(Arc::clone(&self.answers.found)));
+            *earlier = Arc::downgrade(&kept);
+            kept
+        })
     }
 
     /// Keeps the answers that are still needed, behind the position that a freeze has noted.

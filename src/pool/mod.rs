@@ -61,6 +61,7 @@ use crate::space::SpaceMap;
 use crate::threads::{AtomicBool, AtomicU64, Mutex, RwLock};
 
 pub use crate::btree::Reader;
+pub use answers::EarlierAnswers;
 pub use error::Error;
 pub use options::{
     Clock, CreateOptions, Intent, OpenOptions, PoolStatus, SnapshotInfo, VolumeInfo,

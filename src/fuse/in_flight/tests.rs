@@ -1,9 +1,16 @@
 //! What the memory of requests keeps from one process to the next.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
+};
 
 use super::*;
 use crate::fuse::abi::opcode;
+use crate::fuse::refuse_everything;
 
 fn request(unique: u64, body: &[u8]) -> Vec<u8> {
     let len = u32::try_from(40 + body.len()).unwrap();
@@ -116,4 +123,32 @@ fn what_another_program_has_left_is_refused() {
         file.write_all_at(&words.map(u64::to_ne_bytes).concat(), 0).unwrap();
         assert!(InFlight::open(file.into()).is_err(), "{words:x?}");
     }
+}
+
+#[test]
+fn who_can_serve_nothing_refuses_what_was_left_and_what_comes() {
+    let all = InFlight::new(2).unwrap();
+    let mut inbox = Inbox::shared(&all, 1).unwrap();
+    put(&mut inbox, &request(8, b"read"));
+    std::mem::forget(all.note(&request(10, b"in a lane")).unwrap());
+    drop(inbox);
+    let requests = all.descriptor().try_clone_to_owned().unwrap();
+    drop(all);
+
+    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::empty());
+    let (kernel, session) = socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
+    set_socket_timeout(&kernel, Timeout::Recv, Some(Duration::from_secs(10))).unwrap();
+    let refusing = std::thread::spawn(|| refuse_everything(session, Some(requests)));
+    send(&kernel, &request(12, b"comes"), SendFlags::empty()).unwrap();
+    let mut refused = HashMap::new();
+    for _ in 0..3 {
+        let mut reply = [0; 64];
+        let (_, len) = recv(&kernel, &mut reply[..], RecvFlags::empty()).unwrap();
+        assert_eq!(len, 16);
+        let unique = u64::from_ne_bytes(reply[8..16].try_into().unwrap());
+        refused.insert(unique, -i32::from_ne_bytes(reply[4..8].try_into().unwrap()));
+    }
+    assert_eq!(refused, HashMap::from([8, 10, 12].map(|unique| (unique, libc::EIO))));
+    drop(kernel);
+    refusing.join().unwrap().unwrap();
 }

@@ -459,3 +459,19 @@ fn what_was_not_carried_out_is_carried_out() {
         assert_ne!(next.state(), before, "{name}");
     }
 }
+
+#[test]
+fn an_answer_is_kept_until_the_reply_of_who_may_ask_for_it() {
+    let (storage, first, _) = volume(Again::Sent);
+    let bytes = request(opcode::UNLINK, 2, ROOT.0, b"file\0");
+    assert_eq!(first.serve(&bytes).0, 0);
+    let next = first.die(&storage, true);
+    let earlier = next.pool.earlier_answers();
+    let mut waits = Reply::new(Arc::clone(&next.context.device), 4, true);
+    waits.comes_again(&next.pool);
+    // All mounts have been taken over, and all requests been read.
+    drop(earlier);
+    assert_eq!(next.serve_again(&bytes).0, 0, "it is answered, though there is no such file");
+    waits.none();
+    assert_eq!(next.serve_again(&bytes).0, libc::ENOENT);
+}
