@@ -3,7 +3,7 @@
 //!
 //! Each number of files, of 1 KiB, 1000 to a directory, is made without a mount, as fast as the engine takes
 //! them. Then the host's caches are emptied and the pool is mounted by the release binary, walked, read at random and
-//! snapshotted; the daemon's memory is looked at after each. Then as much is changed as the journal takes
+//! snapshotted, at once and a while later; the daemon's memory is looked at after each. Then as much is changed as the journal takes
 //! before a checkpoint, daemon and supervisor are killed, and the pool is mounted again.
 
 use std::error::Error;
@@ -26,6 +26,9 @@ const FILES_IN_DIR: u64 = 1000;
 const FILE_BYTES: usize = 1024;
 /// Files that are read at random.
 const READS: u64 = 20_000;
+/// Snapshots while nothing is dirty, and after how long nothing is: access times have changed with the reads.
+const SNAPSHOTS: usize = 101;
+const SETTLED: Duration = Duration::from_secs(15);
 /// Files that are changed before the crash, and most changes of them.
 const CHANGED: u64 = 10_000;
 const MAX_CHANGES: u64 = 1_000_000;
@@ -234,6 +237,16 @@ fn measure(place: &Path, files: u64) -> Result<()> {
     let begun = Instant::now();
     fs::create_dir(mount.join(".snapshots/one"))?;
     println!("  snapshot: {:.1} ms", ms(begun.elapsed()));
+    std::thread::sleep(SETTLED);
+    let snapshots = (0..SNAPSHOTS).map(|number| {
+        let begun = Instant::now();
+        fs::create_dir(mount.join(format!(".snapshots/more-{number}")))?;
+        Ok(ms(begun.elapsed()))
+    });
+    let mut times = snapshots.collect::<Result<Vec<_>>>()?;
+    times.sort_by(f64::total_cmp);
+    let (median, longest) = (times[SNAPSHOTS / 2], times[SNAPSHOTS - 1]);
+    println!("  {SNAPSHOTS} more, nothing dirty: median {median:.2} ms, longest {longest:.1} ms");
 
     let used = fill_journal(&mounted, files)?;
     println!("  changed: {used} bytes of journal, {}", mounted.memory()?);
