@@ -483,7 +483,7 @@ impl Mount {
             }
             _ => {}
         }
-        match sys::unmount(&self.dir, false) {
+        match unmount_patiently(&self.dir) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
                 return Err(MountError::Busy { dir: self.dir.clone() });
             }
@@ -559,6 +559,20 @@ fn device_number(dir: &Path) -> io::Result<u64> {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let found = rustix::fs::statx(CWD, dir, flags, StatxFlags::TYPE)?;
     Ok(rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor))
+}
+
+/// Unmounts. Who looks a path up, as `df` does, makes a mount busy for a moment: that is waited for.
+fn unmount_patiently(dir: &Path) -> io::Result<()> {
+    const PAUSE: Duration = Duration::from_millis(10);
+    const TRIES: u32 = 10;
+    let is_busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
+    for _ in 1..TRIES {
+        match sys::unmount(dir, false) {
+            Err(error) if is_busy(&error) => thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+    sys::unmount(dir, false)
 }
 
 /// Unmounts with the help of the set-user-id program.
