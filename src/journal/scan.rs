@@ -10,6 +10,9 @@ use crate::format::{FRAME_HEADER, FrameHeader, MAX_RECORD, Seq, frame_bytes};
 /// Largest sequence number of a tail: far above what can be reached, far below overflow.
 const MAX_SEQ: u64 = 1 << 62;
 
+/// Bytes that a scan reads first; each time after that twice as many, up to [`MAX_RECORD`].
+const MIN_WINDOW: usize = 32 << 10;
+
 /// What a scan has found.
 pub(super) struct Found {
     /// Payloads of all records from the tail on.
@@ -53,7 +56,8 @@ pub(super) fn scan(
     if tail.offset >= len_bytes || !aligned || !(1..=MAX_SEQ).contains(&tail.seq.0) {
         return Err(Error::Tail { offset: tail.offset, seq: tail.seq, len_bytes });
     }
-    let mut window = Window { device, len_bytes, start: 0, bytes: Vec::new() };
+    let mut window =
+        Window { device, len_bytes, start: 0, bytes: Vec::new(), next_bytes: MIN_WINDOW };
     let mut found = Found { records: Vec::new(), next: tail, used_bytes: 0 };
     let limit = len_bytes - FRAME_ALIGN as u64;
     while let Some(frame) = window.next_frame(salt, found.next).map_err(Error::io("read"))? {
@@ -107,6 +111,8 @@ struct Window<'a> {
     len_bytes: u64,
     start: u64,
     bytes: Vec<u8>,
+    /// As much is read next: a short tail costs little, and a long one few reads.
+    next_bytes: usize,
 }
 
 impl Window<'_> {
@@ -158,7 +164,8 @@ impl Window<'_> {
             return Ok(None);
         }
         if at < self.start || end > self.start + self.bytes.len() as u64 {
-            let want = (self.len_bytes - at).min(len.max(MAX_RECORD) as u64);
+            let want = (self.len_bytes - at).min(len.max(self.next_bytes) as u64);
+            self.next_bytes = MAX_RECORD.min(self.next_bytes * 2);
             self.bytes.resize(want as usize, 0);
             self.start = at;
             self.device.read_at(at, &mut self.bytes)?;
