@@ -66,17 +66,24 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Runs a body over its corpus and over `few` other inputs of at most `longest` bytes.
+/// Runs a body over its corpus and over `few` other inputs of at most `longest` bytes, or others for as long as
+/// `AMBERFS_FUZZ_SECONDS` says.
 fn fuzz(target: &str, body: fn(&[u8]), few: u64, longest: usize) {
     assert!(!corpus(target).is_empty(), "the corpus is gone");
-    let failures = failures(target, body, few, longest);
+    let seconds = std::env::var("AMBERFS_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok());
+    let failures = failures(target, body, (few, seconds.map(Duration::from_secs)), longest);
     // The hook keeps what a panic says to itself.
     println!("{}", failures.join("\n"));
     assert!(failures.is_empty());
 }
 
-/// As [`fuzz`], and returns what failed, and how.
-fn failures(target: &str, body: fn(&[u8]), few: u64, longest: usize) -> Vec<String> {
+/// Runs a body over its corpus and over other inputs, so many or for so long; returns what failed, and how.
+fn failures(
+    target: &str,
+    body: fn(&[u8]),
+    (few, time): (u64, Option<Duration>),
+    longest: usize,
+) -> Vec<String> {
     std::panic::set_hook(Box::new(|info| {
         let line = format!("{info}").replace('\n', " ");
         bodies::limits::panicked(&line);
@@ -86,11 +93,10 @@ fn failures(target: &str, body: fn(&[u8]), few: u64, longest: usize) -> Vec<Stri
         }
     }));
     let corpus = corpus(target);
-    let seconds = std::env::var("AMBERFS_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok());
     let seed = std::env::var("AMBERFS_FUZZ_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
     let begun = Instant::now();
-    let done = |at: u64| match seconds {
-        Some(seconds) => begun.elapsed() >= Duration::from_secs(seconds),
+    let done = |at: u64| match time {
+        Some(time) => begun.elapsed() >= time,
         None => at >= few,
     };
     let next = AtomicU64::new(0);
@@ -157,32 +163,36 @@ fn a_tree_with_many_ways_to_one_leaf_costs_no_more_than_its_nodes() {
 
 // Each kind of body must be able to fail.
 
+fn found_in(target: &str, body: fn(&[u8]), few: u64, longest: usize) -> Vec<String> {
+    failures(target, body, (few, None), longest)
+}
+
 #[test]
 fn planted_a_decoder_without_a_bound_is_found() {
-    let found = failures("planted", bodies::records::planted_without_bound, 2000, 40);
+    let found = found_in("planted", bodies::records::planted_without_bound, 2000, 40);
     assert!(found.iter().any(|why| why.contains("were held at once")), "{found:?}");
 }
 
 #[test]
 fn planted_a_decoder_that_leaves_bytes_out_is_found() {
-    let found = failures("planted", bodies::records::planted_reserved, 2000, 40);
+    let found = found_in("planted", bodies::records::planted_reserved, 2000, 40);
     assert!(found.iter().any(|why| why.contains("does not encode")), "{found:?}");
 }
 
 #[test]
 fn planted_a_walk_without_an_end_is_found() {
-    let found = failures("planted", bodies::pool::planted_endless, 1, 4);
+    let found = found_in("planted", bodies::pool::planted_endless, 1, 4);
     assert!(found.iter().any(|why| why.contains("the device was called")), "{found:?}");
 }
 
 #[test]
 fn planted_a_lost_write_is_found() {
-    let found = failures("operations", bodies::operations::planted_lost_write, 400, 600);
+    let found = found_in("operations", bodies::operations::planted_lost_write, 400, 600);
     assert!(!found.is_empty());
 }
 
 fn is_found_in_requests(body: fn(&[u8]), few: u64, what: &str) {
-    let found = failures("planted", body, few, 600);
+    let found = found_in("planted", body, few, 600);
     assert!(found.iter().any(|why| why.contains(what)), "{found:?}");
 }
 
