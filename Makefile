@@ -52,8 +52,6 @@ demo: setup ## a pool, files, a snapshot, a look back, step by step, in a tempor
 
 test: setup-tests lint ## everything that has to pass before a change is in
 	AMBERFS_REQUIRE_FUSE=1 $(CARGO) test --locked
-	AMBERFS_REQUIRE_FUSE=1 AMBERFS_TEST_OPTIONS=no_writeback_cache $(CARGO) test --locked --test mount
-	AMBERFS_REQUIRE_FUSE=1 AMBERFS_TEST_OPTIONS=no_writeback_cache $(CARGO) test --locked --test cli takeover
 	scripts/programs.sh target/debug/amberfs
 	scripts/power-cuts.sh target/debug/amberfs 3
 	AMBERFS_KILLS=3 scripts/old-kernel.sh
@@ -71,7 +69,6 @@ soak: setup-tests ## longer: many more random cases, a large tree and thousands 
 		AMBERFS_SHARED_GIB=$(SHARED) AMBERFS_FLIP_EVERY=$(FLIP_EVERY) AMBERFS_DAMAGE_RUNS=$(DAMAGES) \
 		AMBERFS_FUZZ_SECONDS=$(FUZZ_SECONDS) AMBERFS_STRESS_RUNS=$(STRESSES) \
 		$(CARGO) test --release --locked --lib --tests
-	AMBERFS_FSX_OPERATIONS=$(FSX) AMBERFS_TEST_OPTIONS=no_writeback_cache $(CARGO) test --release --locked --test posix
 	$(MAKE) schedules SCHEDULES=100
 	$(CARGO) build --release --locked --bins --example power_cut
 	scripts/soak.sh target/release/amberfs $(FILES) $(SNAPSHOTS)

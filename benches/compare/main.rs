@@ -48,7 +48,7 @@ struct Options {
     #[arg(long, value_name = "WORKLOAD", value_delimiter = ',',
         value_parser = clap::builder::PossibleValuesParser::new(WORKLOADS.map(|w| w.name)))]
     only: Vec<String>,
-    /// Only these filesystems; amberfs-nowb, without the writeback cache, only if it is named.
+    /// Only these filesystems.
     #[arg(long, value_name = "FS", value_delimiter = ',',
         value_parser = clap::builder::PossibleValuesParser::new(targets::NAMES))]
     on: Vec<String>,
@@ -148,11 +148,7 @@ fn set_up(
     let mut made: Filesystems = Vec::new();
     for name in targets::NAMES {
         programs::going()?;
-        let is_wanted = match options.on.is_empty() {
-            true => name != targets::UNCACHED,
-            false => options.on.iter().any(|on| on == name),
-        };
-        if !is_wanted {
+        if !options.on.is_empty() && !options.on.iter().any(|on| on == name) {
             continue;
         }
         match targets::set_up(name, base, scale.image_bytes) {

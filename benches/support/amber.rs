@@ -37,11 +37,6 @@ impl Amber {
         &self.mount.0
     }
 
-    /// Returns the arguments of each mount.
-    pub(crate) fn arguments(&self) -> &[&str] {
-        self.arguments
-    }
-
     /// Returns the pool's directory.
     pub(crate) fn pool(&self) -> &Path {
         &self.pool

@@ -22,8 +22,6 @@ use super::{Context, Failure, remount};
   no_allow_other          only the user who mounts
   default_permissions     always on
   noatime, relatime       access times: never; when older than the last change or a day (default)
-  no_writeback_cache      the kernel passes each write(2) on at once: quicker for programs that
-                          fsync after each, as PostgreSQL does; slower for many small writes
   nodev, nosuid, noexec   as for any filesystem
   context=CONTEXT         SELinux context of all files
   cache_size=SIZE         memory for the pool's cache (default 256M)

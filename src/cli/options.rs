@@ -19,8 +19,6 @@ const KNOWN: &[&str] = &[
     "default_permissions",
     "noatime",
     "relatime",
-    "writeback_cache",
-    "no_writeback_cache",
     "nodev",
     "dev",
     "nosuid",
@@ -112,8 +110,6 @@ fn apply(settings: &mut MountSettings, name: &str, value: Option<&str>) -> Resul
         "rw" => Some((&mut settings.read_only, false)),
         "noatime" => Some((&mut settings.noatime, true)),
         "relatime" => Some((&mut settings.noatime, false)),
-        "writeback_cache" => Some((&mut settings.no_writeback_cache, false)),
-        "no_writeback_cache" => Some((&mut settings.no_writeback_cache, true)),
         "nodev" => Some((&mut settings.nodev, true)),
         "dev" => Some((&mut settings.nodev, false)),
         "nosuid" => Some((&mut settings.nosuid, true)),
@@ -281,7 +277,6 @@ mod tests {
             snapdir_name: ".snap".to_owned(),
             allow_other: Some(true),
             noatime: true,
-            no_writeback_cache: false,
             nodev: true,
             nosuid: true,
             noexec: true,
@@ -300,8 +295,6 @@ mod tests {
         assert_eq!(settings, expected);
         let user = parse("user,exec,dev").unwrap();
         assert_eq!((user.nodev, user.nosuid, user.noexec), (false, true, false));
-        assert!(parse("writeback_cache,no_writeback_cache").unwrap().no_writeback_cache);
-        assert!(!parse("no_writeback_cache,writeback_cache").unwrap().no_writeback_cache);
     }
 
     #[test]

@@ -224,9 +224,6 @@ pub struct MountSettings {
     pub allow_other: Option<bool>,
     /// `noatime`; otherwise relatime.
     pub noatime: bool,
-    /// `no_writeback_cache`
-    #[serde(default)]
-    pub no_writeback_cache: bool,
     /// `nodev`
     pub nodev: bool,
     /// `nosuid`
@@ -250,7 +247,6 @@ impl Default for MountSettings {
             snapdir_name: ".snapshots".to_owned(),
             allow_other: None,
             noatime: false,
-            no_writeback_cache: false,
             nodev: false,
             nosuid: false,
             noexec: false,

@@ -521,7 +521,6 @@ fn mount_options(request: &MountRequest) -> MountOptions {
         nosuid: settings.nosuid || defaults.nosuid,
         noexec: settings.noexec,
         noatime: settings.noatime,
-        writeback_cache: !settings.no_writeback_cache,
         extra: settings.contexts.clone(),
         // A helper of the same build; the name holds when the program's file is replaced.
         flush_program: Some("/proc/self/exe".into()),

@@ -19,12 +19,13 @@ const MAX_BACKGROUND: u16 = 64;
 /// From so many on the kernel holds read-ahead back.
 const CONGESTION_THRESHOLD: u16 = 48;
 
-/// Without these, and the writeback cache if it is wanted, the mount would not do what it promises. All are there since Linux 5.14.
+/// Without these the mount would not do what it promises. All are there since Linux 5.14.
 ///
 /// DONT_MASK: the file system applies the umask, since a directory's default ACL takes its place.
 const REQUIRED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_BIG_WRITES)
     .union(InitFlags::FUSE_MAX_PAGES)
+    .union(InitFlags::FUSE_WRITEBACK_CACHE)
     .union(InitFlags::FUSE_ATOMIC_O_TRUNC)
     .union(InitFlags::FUSE_DONT_MASK)
     .union(InitFlags::FUSE_POSIX_ACL)
@@ -50,14 +51,13 @@ const WANTED: InitFlags = InitFlags::FUSE_EXPORT_SUPPORT
 /// Answers INIT and nothing else.
 #[derive(Debug)]
 struct Handshake {
-    required: InitFlags,
     missing: Arc<Mutex<InitFlags>>,
     offered: Arc<Mutex<InitFlags>>,
 }
 
 impl Filesystem for Handshake {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        if let Err(missing) = config.add_capabilities(self.required) {
+        if let Err(missing) = config.add_capabilities(REQUIRED) {
             *self.missing.lock() = missing;
             return Err(io::Error::from_raw_os_error(libc::EPROTO));
         }
@@ -78,10 +78,7 @@ impl Filesystem for Handshake {
 pub(crate) fn mount(dir: &Path, options: &MountOptions) -> Result<(OwnedFd, bool), MountError> {
     let missing = Arc::new(Mutex::new(InitFlags::empty()));
     let offered = Arc::new(Mutex::new(InitFlags::empty()));
-    let cache = pick(options.writeback_cache, InitFlags::FUSE_WRITEBACK_CACHE, InitFlags::empty());
-    let required = REQUIRED | cache;
-    let handshake =
-        Handshake { required, missing: Arc::clone(&missing), offered: Arc::clone(&offered) };
+    let handshake = Handshake { missing: Arc::clone(&missing), offered: Arc::clone(&offered) };
     match Session::new(handshake, dir, &configuration(options)) {
         Ok(session) => {
             let resends = offered.lock().contains(InitFlags::FUSE_HAS_RESEND);

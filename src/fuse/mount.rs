@@ -50,9 +50,6 @@ pub struct MountOptions {
     pub noexec: bool,
     /// Shows `noatime` in the mount table.
     pub noatime: bool,
-    /// Lets the kernel keep what write(2) gives it, and pass it on later, in larger parts. Without that each write(2)
-    /// is a request, and an fsync has nothing to wait for but the disk; stores to mappings are kept either way.
-    pub writeback_cache: bool,
     /// Further options for the kernel, such as `context=...`.
     pub extra: Vec<String>,
     /// Worker threads, at least one.
@@ -80,7 +77,6 @@ impl Default for MountOptions {
             nosuid: !root,
             noexec: false,
             noatime: false,
-            writeback_cache: true,
             extra: Vec::new(),
             workers: DEFAULT_WORKERS,
             session: 0,
@@ -568,7 +564,7 @@ fn device_number(dir: &Path) -> io::Result<u64> {
 /// Unmounts. Who looks a path up, as `df` does, makes a mount busy for a moment: that is waited for.
 fn unmount_patiently(dir: &Path) -> io::Result<()> {
     const PAUSE: Duration = Duration::from_millis(10);
-    const TRIES: u32 = 20;
+    const TRIES: u32 = 10;
     let is_busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
     for _ in 1..TRIES {
         match sys::unmount(dir, false) {

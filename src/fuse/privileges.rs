@@ -8,10 +8,8 @@
 //!   change time alone, as nothing else does (times that the kernel kept come with the modification time);
 //! - owner and size that the kernel itself sets (overlayfs, when it copies a file up with all that it has),
 //!   which takes nothing. An owner comes without the change time then, which chown(2) of a regular file always
-//!   has, but where the kernel has no writeback cache: then, and for a size, which comes as from truncate(2), of a
-//!   file with such bits or capabilities the caller's system call is looked up.
-//!
-//! Without the writeback cache the kernel keeps `chown(path, -1, -1)` to itself: it does nothing.
+//!   has. A size comes as from truncate(2), so of a file with capabilities the caller's system call is looked
+//!   up.
 //!
 //! All this is asked of /proc, for files that have such bits; so others pay for looking at the mode alone.
 
@@ -42,7 +40,7 @@ impl Context {
     ) -> Result<Attr, Error> {
         let mut set = set;
         if set.ctime.is_none() && (set.uid.is_some() || set.gid.is_some()) {
-            set.keep_privileges = self.is_regular(node) && !self.changes_owner(header, node);
+            set.keep_privileges = self.is_regular(node);
         } else if set.size.is_some() && !set.kill_suidgid {
             set.keep_privileges = self.is_capable(node) && !syscall::truncates(header.pid);
         }
@@ -60,12 +58,6 @@ impl Context {
             set.kill_setgid = self.is_stranger(header, node);
         }
         self.fs.setattr(caller, node, &set)
-    }
-
-    /// Whether the caller itself changes the owner of a file that has such bits or capabilities.
-    fn changes_owner(&self, header: &Header, node: NodeId) -> bool {
-        (self.privileged(node).is_some() || self.is_capable(node))
-            && syscall::changes_owner(header.pid)
     }
 
     /// Takes the bits away before a change of the content about which the kernel says nothing.

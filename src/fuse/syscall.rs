@@ -55,25 +55,14 @@ pub(crate) fn writes(thread: u32) -> bool {
 
 /// Whether a thread that waits for us is truncating a file, as far as can be seen: what can't counts as if.
 pub(crate) fn truncates(thread: u32) -> bool {
-    number_of(thread).is_none_or(|number| {
-        matches!(number, libc::SYS_truncate | libc::SYS_ftruncate | libc::SYS_io_uring_enter)
-    })
-}
-
-/// Whether a thread that waits for us is changing a file's owner, as far as can be seen: what can't counts as if.
-pub(crate) fn changes_owner(thread: u32) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    const OLDER: [libc::c_long; 2] = [libc::SYS_chown, libc::SYS_lchown];
-    #[cfg(not(target_arch = "x86_64"))]
-    const OLDER: [libc::c_long; 0] = [];
-    number_of(thread).is_none_or(|number| {
-        matches!(number, libc::SYS_fchown | libc::SYS_fchownat) || OLDER.contains(&number)
-    })
-}
-
-/// The system call that a thread, which waits for us, is in.
-fn number_of(thread: u32) -> Option<libc::c_long> {
-    read_asleep(thread)?.split_ascii_whitespace().next()?.parse().ok()
+    let call = read_asleep(thread);
+    let number = call.as_deref().and_then(|call| call.split_ascii_whitespace().next());
+    match number.and_then(|number| number.parse().ok()) {
+        Some(number) => {
+            matches!(number, libc::SYS_truncate | libc::SYS_ftruncate | libc::SYS_io_uring_enter)
+        }
+        None => true,
+    }
 }
 
 fn read(thread: u32) -> Option<String> {

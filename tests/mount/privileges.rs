@@ -7,7 +7,6 @@ use std::path::Path;
 
 use rustix::fs::{FallocateFlags, XattrFlags, copy_file_range, fallocate, getxattr, setxattr};
 
-use crate::support::has_writeback_cache;
 use crate::twin::{ROOT, User, alike, user};
 
 const OWNER: u32 = 1000;
@@ -93,11 +92,6 @@ fn describe(dir: &Path) -> String {
     format!("{:o} {} {} {capability:?}", stat.mode(), stat.uid(), stat.gid())
 }
 
-/// Whether the kernel tells the daemon: of a `chown` without owner and group only with the writeback cache.
-fn is_passed_on(name: &str) -> bool {
-    name != "chown to nobody" || has_writeback_cache()
-}
-
 /// Carries every change out on a file that is fresh each time, as that user.
 fn every_change(modes: &'static [u32], group: u32, who: User) {
     alike(|root, log| {
@@ -108,9 +102,6 @@ fn every_change(modes: &'static [u32], group: u32, who: User) {
         for mode in modes {
             for capable in [false, true] {
                 for (name, change) in CHANGES {
-                    if !is_passed_on(name) {
-                        continue;
-                    }
                     // The kernel takes the capability before it asks the daemon, which then refuses.
                     let refused = *name == "chown to nobody" && ![0, OWNER].contains(&who.uid);
                     if refused && capable {
@@ -246,7 +237,7 @@ fn a_program_that_was_changed_runs_without_its_privileges() {
         "chown to nobody",
     ];
     alike(|root, log| {
-        for name in CHANGE_PROGRAM.iter().filter(|name| is_passed_on(name)) {
+        for name in CHANGE_PROGRAM {
             let (_, change) = CHANGES.iter().find(|(other, _)| other == name).unwrap();
             for (mode, who) in [(0o6777, user(1001)), (0o2767, user(1001)), (0o4777, ROOT)] {
                 copy_program("/usr/bin/id", &root.join("f"));

@@ -61,8 +61,7 @@ impl TestMount {
         Self::made(mount_options, 2 << 30, SnapDir::Hidden)
     }
 
-    fn made(mut mount_options: MountOptions, size_bytes: u64, snapdir: SnapDir) -> Self {
-        mount_options.writeback_cache &= has_writeback_cache();
+    fn made(mount_options: MountOptions, size_bytes: u64, snapdir: SnapDir) -> Self {
         let (dir, pool_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let lock = PoolDir::create(&pool_dir.path().join("pool")).unwrap();
         let create = CreateOptions {
@@ -145,11 +144,6 @@ impl Drop for TestMount {
             assert!(closed.is_ok() || std::thread::panicking(), "{closed:?}");
         }
     }
-}
-
-/// Whether mounts are not to be without it, as those of the program (tests/support/place.rs).
-pub(crate) fn has_writeback_cache() -> bool {
-    std::env::var("AMBERFS_TEST_OPTIONS").unwrap_or_default() != "no_writeback_cache"
 }
 
 /// Tries again for a while: a program that another test has just forked holds every descriptor of

@@ -96,14 +96,10 @@ impl Place {
         path
     }
 
-    /// Returns the program, to be run in this directory; what it mounts, it mounts with `AMBERFS_TEST_OPTIONS` too.
+    /// Returns the program, to be run in this directory.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new(AMBERFS);
         command.args(args).current_dir(self.dir.path()).env_remove("AMBERFS_LOG");
-        let mounts = args.first().is_some_and(|arg| arg.as_ref() == "mount");
-        if let (true, Some(options)) = (mounts, std::env::var_os("AMBERFS_TEST_OPTIONS")) {
-            command.arg("-o").arg(options);
-        }
         command
     }
 

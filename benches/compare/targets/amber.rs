@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Snapshots, Target, UNCACHED, settled};
+use super::{Snapshots, Target, settled};
 use crate::amber::{Amber, amberfs};
 use crate::failure::{Failure, Result};
 use crate::programs::run;
@@ -20,7 +20,7 @@ pub(super) fn names_in(dir: &Path) -> Result<Vec<String>> {
 
 impl Target for Amber {
     fn name(&self) -> &'static str {
-        if self.arguments().is_empty() { "amberfs" } else { UNCACHED }
+        "amberfs"
     }
 
     fn root(&self) -> PathBuf {

@@ -19,10 +19,7 @@ use crate::mount_point::MountPoint;
 use crate::programs::{command, installed, run};
 
 /// All names, in the order of the columns.
-pub(crate) const NAMES: [&str; 7] =
-    ["host", "btrfs", "xfs", "bindfs", "zfs-fuse", "amberfs", UNCACHED];
-/// AmberFS mounted with `no_writeback_cache`, which is measured where it is asked for.
-pub(crate) const UNCACHED: &str = "amberfs-nowb";
+pub(crate) const NAMES: [&str; 6] = ["host", "btrfs", "xfs", "bindfs", "zfs-fuse", "amberfs"];
 
 /// A filesystem under test.
 pub(crate) trait Target {
@@ -69,7 +66,6 @@ pub(crate) fn set_up(name: &str, base: &Path, image_bytes: u64) -> Result<Box<dy
         "xfs" => Box::new(loopback::Xfs::new(&dir, image_bytes)?),
         "zfs-fuse" => Box::new(zfs::Zfs::new(&dir, image_bytes)?),
         "amberfs" => Box::new(Amber::new(&dir, &[])?),
-        UNCACHED => Box::new(Amber::new(&dir, &["-o", "no_writeback_cache"])?),
         _ => return Err(Failure::Absent(format!("there is no filesystem called {name}"))),
     })
 }
