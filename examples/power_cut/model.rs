@@ -287,6 +287,12 @@ impl State {
                 file.cells[*from..end].iter_mut().for_each(|cell| cell.maybe.clear());
             }
             Op::InClone(op) => self.cloned().live.settle(op),
+            // It was unmounted before.
+            Op::OnVolume(VolumeOp::Restore(_)) => {
+                if let Some(before) = self.cloned().before.last_mut() {
+                    Arc::make_mut(before).files.values_mut().for_each(File::settle);
+                }
+            }
             Op::OnVolume(VolumeOp::Snapshot(name)) => {
                 self.files.values_mut().for_each(File::settle);
                 if let Some(frozen) = self.snapshots.get_mut(name) {

@@ -294,11 +294,12 @@ impl Mount {
     fn spawn_settling(&self) {
         /// Between two questions: how long an unlinked file's space may stay taken.
         const PAUSE: Duration = Duration::from_secs(1);
-        /// After which every request that comes again has been read: they come first, at once.
+        /// After which every request that comes again has been read, if none waits: they come first, at once.
         const ALL_CAME: Duration = Duration::from_secs(60);
         let (alive, context) = (Arc::clone(&self.alive), Arc::downgrade(&self.context));
         let since = Instant::now();
-        let mut earlier = Some(self.context.fs.volume().pool().earlier_answers());
+        let kept = self.context.fs.volume().pool().earlier_answers();
+        let mut earlier = Some(Arc::clone(&kept));
         let settle = move || {
             while !alive.wait_until(Some(Instant::now() + PAUSE)) {
                 let Some(context) = context.upgrade() else { return };
@@ -310,13 +311,15 @@ impl Mount {
                         .iter()
                         .for_each(|node| context.fs.gone(*node));
                 }
-                if since.elapsed() > ALL_CAME {
+                if since.elapsed() > ALL_CAME && !context.device.has_more() {
                     drop(earlier.take());
                 }
             }
         };
         if let Err(error) = thread::Builder::new().name("fuse-settle".into()).spawn(settle) {
             tracing::warn!(%error, "space of unlinked files comes back when the volume is unmounted");
+            // Nobody would say when they are not needed any more.
+            std::mem::forget(kept);
         }
     }
 
@@ -483,12 +486,15 @@ impl Mount {
             }
             _ => {}
         }
-        match unmount_patiently(&self.dir) {
+        match sys::unmount(&self.dir, false) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
                 return Err(MountError::Busy { dir: self.dir.clone() });
             }
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-                fusermount(&self.dir).map_err(failed)?;
+                fusermount(&self.dir).map_err(|error| match error.kind() {
+                    io::ErrorKind::ResourceBusy => MountError::Busy { dir: self.dir.clone() },
+                    _ => failed(error),
+                })?;
             }
             // Not a mount point any more: somebody was faster.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
@@ -561,20 +567,6 @@ fn device_number(dir: &Path) -> io::Result<u64> {
     Ok(rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor))
 }
 
-/// Unmounts. Who looks a path up, as `df` does, makes a mount busy for a moment: that is waited for.
-fn unmount_patiently(dir: &Path) -> io::Result<()> {
-    const PAUSE: Duration = Duration::from_millis(10);
-    const TRIES: u32 = 10;
-    let is_busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
-    for _ in 1..TRIES {
-        match sys::unmount(dir, false) {
-            Err(error) if is_busy(&error) => thread::sleep(PAUSE),
-            other => return other,
-        }
-    }
-    sys::unmount(dir, false)
-}
-
 /// Unmounts with the help of the set-user-id program.
 fn fusermount(dir: &Path) -> io::Result<()> {
     let output =
@@ -582,5 +574,9 @@ fn fusermount(dir: &Path) -> io::Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    // It has one exit code for all that can go wrong, and the C library's words for the error.
+    let busy = said.contains("Device or resource busy");
+    let kind = if busy { io::ErrorKind::ResourceBusy } else { io::ErrorKind::Other };
+    Err(io::Error::new(kind, said))
 }

@@ -57,23 +57,31 @@ impl Drop for CarryingOut<'_> {
     }
 }
 
-type Table = Mutex<HashMap<RequestId, u64>>;
-
 /// The tables of a pool.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    waiting: Table,
-    found: Arc<Table>,
-    earlier: Mutex<Weak<EarlierAnswers>>,
+    waiting: Mutex<HashMap<RequestId, u64>>,
+    found: Arc<Mutex<Found>>,
+}
+
+/// Of earlier processes.
+#[derive(Debug, Default)]
+struct Found {
+    results: HashMap<RequestId, u64>,
+    keeper: Weak<EarlierAnswers>,
 }
 
 /// Keeps what earlier processes have carried out; with the last of its references it is forgotten.
 #[derive(Debug)]
-pub struct EarlierAnswers(Arc<Table>);
+pub struct EarlierAnswers(Arc<Mutex<Found>>);
 
 impl Drop for EarlierAnswers {
     fn drop(&mut self) {
-        *self.0.lock() = HashMap::new();
+        let mut found = self.0.lock();
+        // There may be another one meanwhile.
+        if found.keeper.strong_count() == 0 {
+            found.results = HashMap::new();
+        }
     }
 }
 
@@ -87,19 +95,20 @@ impl Answers {
     /// Takes over what replay has found; the latest where they are more than can matter.
     pub(super) fn found(&self, answers: &[Answer]) {
         let latest = &answers[answers.len().saturating_sub(MAX_ANSWERS)..];
-        let mut found = self.found.lock();
-        found.extend(latest.iter().map(|answer| (answer.request, answer.result)));
+        let results = &mut self.found.lock().results;
+        results.extend(latest.iter().map(|answer| (answer.request, answer.result)));
     }
 
     /// Payloads of the records that keep all there are.
     pub(super) fn payloads(&self) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
-        for table in [&*self.found, &self.waiting] {
-            let table = table.lock();
-            all.extend(
-                table.iter().map(|(request, result)| Answer { request: *request, result: *result }),
-            );
-        }
+        let mut add = |table: &HashMap<RequestId, u64>| {
+            let answers =
+                table.iter().map(|(request, result)| Answer { request: *request, result: *result });
+            all.extend(answers);
+        };
+        add(&self.found.lock().results);
+        add(&self.waiting.lock());
         let payload = |part: &[Answer]| {
             let mut out = Encoder::new();
             encode_answers(part, &mut out);
@@ -131,15 +140,15 @@ impl Pool {
     /// Returns the result of a request that an earlier process has carried out. None of one that it has
     /// not; needs [`super::OpenOptions::keep_answers`].
     pub fn answer_to(&self, request: RequestId) -> Option<u64> {
-        self.answers.found.lock().get(&request).copied()
+        self.answers.found.lock().results.get(&request).copied()
     }
 
     /// Keeps what earlier processes have carried out: for who may ask for it, as long as that may be.
     pub fn earlier_answers(&self) -> Arc<EarlierAnswers> {
-        let mut earlier = self.answers.earlier.lock();
-        earlier.upgrade().unwrap_or_else(|| {
+        let mut found = self.answers.found.lock();
+        found.keeper.upgrade().unwrap_or_else(|| {
             let kept = Arc::new(EarlierAnswers(Arc::clone(&self.answers.found)));
-            *earlier = Arc::downgrade(&kept);
+            found.keeper = Arc::downgrade(&kept);
             kept
         })
     }

@@ -776,9 +776,8 @@ proptest! {
     }
 }
 
-/// A tip of two levels above its leaves, half of which its parent has: the walk goes on where it stood.
 #[test]
-fn a_block_at_the_same_place_of_two_volumes_has_two_references() {
+fn regression_a_block_at_the_same_place_of_two_volumes_has_two_references() {
     let mut world = World::new();
     world.create_volume();
     world.change(0, &Change::Write(2, 10, 1));
@@ -794,6 +793,7 @@ fn a_block_at_the_same_place_of_two_volumes_has_two_references() {
     world.apply(&Op::Drain);
 }
 
+/// A tip of two levels above its leaves, half of which its parent has: the walk goes on where it stood.
 #[test]
 fn a_large_tree_is_freed_in_steps() {
     let mut world = World::new();

@@ -23,7 +23,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use host::Place;
-use model::{Op, State};
+use model::{Op, State, VolumeOp};
 use record::Record;
 use work::{Plan, operations, verify_all, work};
 
@@ -165,6 +165,27 @@ fn every_kind_of_operation_is_chosen() {
         .collect();
     let kinds: BTreeSet<String> = KINDS.split_whitespace().map(str::to_owned).collect();
     assert_eq!(chosen, kinds);
+}
+
+#[test]
+fn what_a_restore_has_kept_is_all_there() {
+    let name = |n: u32| format!("r1t0-{n}");
+    let within = |op| Op::InClone(Box::new(op));
+    let (file, mut state) = ("n".to_owned(), State::new(1, 0));
+    let ops = [
+        Op::Create(file.clone()),
+        Op::OnVolume(VolumeOp::Snapshot(name(2))),
+        Op::OnVolume(VolumeOp::Clone(name(2), name(3))),
+        within(Op::OnVolume(VolumeOp::Snapshot(name(4)))),
+        within(Op::Write(file.clone(), 0, 4, false)),
+    ];
+    ops.iter().zip(1..).for_each(|(op, seq)| state.apply(op, seq));
+    let restore = Op::OnVolume(VolumeOp::Restore(name(4)));
+    state.apply(&restore, 6);
+    let least = |state: &State| state.clone.as_ref().unwrap().before[0].files[&1].least;
+    assert_eq!(least(&state), 0, "it may be lost with a restore that has not returned");
+    state.settle(&restore);
+    assert_eq!(least(&state), 4);
 }
 
 /// Writes to a file that is open and has no name, and closes it; the last write is done, or is only noted.
