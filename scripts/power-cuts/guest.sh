@@ -32,7 +32,11 @@ mount -t ext4 -o noatime /dev/ubda disk || fail "the guest's own file system"
 if [ -e disk/pool ]; then
     "$AMBERFS" -q check disk/pool --data || fail "the check found damage"
 else
-    "$AMBERFS" -q pool create disk/pool --size 160M || fail "no pool"
+    # A cut while it is made leaves what is no pool yet.
+    rm -rf disk/new
+    "$AMBERFS" -q pool create disk/new --size 160M || fail "no pool"
+    sync
+    mv disk/new disk/pool
     sync
 fi
 "$AMBERFS" mount --create -o "cache_size=24M,commit=$((1 + SEED % 3))" disk/pool mnt || fail "the pool does not open"
