@@ -93,9 +93,12 @@ impl Pool {
         let volume = self.change_lineage(Intent::Grow, |lineage| {
             no_volume_named(lineage, name)?;
             let origin_member = lineage.member(origin).filter(|member| member.is_snapshot());
-            let root = origin_member.ok_or(Error::Stale)?.root.as_ref();
+            let origin_member = origin_member.ok_or(Error::Stale)?;
+            let root = origin_member.root.as_ref();
             self.check_room_for_copies(root.map_or(0, |root| root.tree.nodes))?;
             let volume = VolumeId(lineage.next_volume);
+            // The snapshot need not have been synced when it was made.
+            self.unsynced.inherit(origin_member.record.volume, volume);
             let head = MemberId(lineage.next_member);
             let name = name.to_owned();
             Ok((Record::Clone { origin, volume, head, created, name }, volume))

@@ -68,6 +68,19 @@ impl Unsynced {
         entry.older = true;
     }
 
+    /// Notes that the files of volume `to` begin with the data of those of `from`, which may be unsynced.
+    pub(super) fn inherit(&self, from: VolumeId, to: VolumeId) {
+        let state = &mut *self.state.lock();
+        let inodes: Vec<_> =
+            state.files.keys().filter(|file| file.0 == from).map(|file| file.1).collect();
+        state.stamp += 1;
+        for ino in inodes {
+            let entry = state.files.entry((to, ino)).or_default();
+            entry.stamp = state.stamp;
+            entry.older = true;
+        }
+    }
+
     /// Begins a checkpoint: what is noted so far must not be copied any more. Returns the time of it.
     pub(super) fn freeze(&self) -> u64 {
         let state = &mut *self.state.lock();

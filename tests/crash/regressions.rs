@@ -5,6 +5,7 @@ use amberfs::fs::{Caller, Filesystem, NodeId};
 use crate::crashes::{Depth, try_all};
 use crate::files::{pattern, with, write_to};
 use crate::ops::Op;
+use crate::prepared;
 use crate::workload::{Shape, World};
 
 const EVERY: Depth = Depth { enumerated: 10, seeds: 8, again: 8 };
@@ -49,4 +50,17 @@ fn regression_a_lost_copy_leaves_what_was_there_before() {
         fs.copy_file_range(from, 0, to, 0, 8192).map(|_| None)
     });
     try_all(&world, from - 1, "a lost copy", EVERY);
+}
+
+/// A clone of a snapshot that was made without a sync: an fsync of a file in it found nothing to sync there.
+#[test]
+fn regression_a_file_of_a_clone_is_synced_with_what_it_began_with() {
+    let ops = [Op::SnapshotUnsynced, Op::Clone];
+    let mut world = prepared(34068, Shape::ROOMY, &ops);
+    let from = world.steps.len() - 1;
+    world.around_write(&ops);
+    world.step(Op::WriteBlocks);
+    world.step(Op::Fsync);
+    let depth = Depth { enumerated: 3, seeds: 3, again: 32 };
+    try_all(&world, from, "an unsynced snapshot, and a clone, in the midst of a write", depth);
 }
