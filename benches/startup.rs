@@ -3,8 +3,8 @@
 //!
 //! Each number of files, of 1 KiB, 1000 to a directory, is made without a mount, as fast as the engine takes
 //! them. Then the host's caches are emptied and the pool is mounted by the release binary, walked, read at random and
-//! snapshotted, at once and a while later; the daemon's memory is looked at after each. Then as much is changed as the journal takes
-//! before a checkpoint, daemon and supervisor are killed, and the pool is mounted again.
+//! snapshotted, at once and a while later; the daemon's memory is looked at after each. Then as much is changed as
+//! the journal takes before a checkpoint, daemon and supervisor are killed, and the pool is mounted again.
 
 use std::error::Error;
 use std::fs;

@@ -10,6 +10,11 @@ const VOLUME: &str = "main";
 /// What the names of the snapshots begin with that restoring makes.
 pub(crate) const BEFORE: &str = "before-restore-";
 
+/// Where a clone is mounted: beside the volume.
+pub(crate) fn clone_dir(mount: &Path, name: &str) -> PathBuf {
+    mount.with_file_name(name)
+}
+
 /// The program, and the pool.
 #[derive(Debug)]
 pub(crate) struct Amberfs {
@@ -44,9 +49,9 @@ impl Amberfs {
         self.mount(mount, name).map(drop)
     }
 
-    /// Mounts a clone beside the mount of the volume; returns where.
+    /// Mounts a clone; returns where.
     pub(crate) fn mount(&self, mount: &Path, name: &str) -> io::Result<PathBuf> {
-        let dir = mount.with_file_name(name);
+        let dir = clone_dir(mount, name);
         fs::create_dir_all(&dir)?;
         self.run(&["mount"], &[&self.volume(name), &dir.to_string_lossy()])?;
         Ok(dir)
@@ -58,14 +63,14 @@ impl Amberfs {
 
     /// Makes a clone what it was in one of its snapshots.
     pub(crate) fn restore(&self, mount: &Path, name: &str, snapshot: &str) -> io::Result<()> {
-        self.umount(&mount.with_file_name(name))?;
+        self.umount(&clone_dir(mount, name))?;
         self.run(&["restore"], &[&format!("{}@{snapshot}", self.volume(name))])?;
         self.mount(mount, name).map(drop)
     }
 
     /// Deletes a clone that has no snapshot.
     pub(crate) fn delete(&self, mount: &Path, name: &str) -> io::Result<()> {
-        self.umount(&mount.with_file_name(name))?;
+        self.umount(&clone_dir(mount, name))?;
         self.run(&["volume", "delete"], &[&self.volume(name)]).map(drop)
     }
 }

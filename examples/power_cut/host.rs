@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, RenameFlags, XattrFlags};
 
-use crate::amberfs::{Amberfs, BEFORE};
+use crate::amberfs::{Amberfs, BEFORE, clone_dir};
 use crate::cells::{CELL, Token, parse};
 use crate::model::{CloneState, Op, State, VolumeOp};
 
@@ -199,7 +199,7 @@ pub(crate) fn perform(
         Op::OnVolume(op) => on_volume(place, state, op),
         Op::InClone(op) => {
             let clone = clone_of(state)?;
-            let within = Place { mount: &mount.with_file_name(&clone.name), ..place };
+            let within = Place { mount: &clone_dir(mount, &clone.name), ..place };
             perform(within, &clone.live, &mut KeptOpen::default(), (seq, op), lie)
         }
     }
@@ -219,7 +219,7 @@ fn on_volume(place: Place<'_>, state: &State, op: &VolumeOp) -> io::Result<()> {
             place.amberfs()?.restore(mount, &clone_of(state)?.name, snapshot)
         }
         VolumeOp::ForgetBefore => {
-            let within = mount.with_file_name(&clone_of(state)?.name);
+            let within = clone_dir(mount, &clone_of(state)?.name);
             let names = snapshots(&within)?;
             let oldest = before_restores(&names).next();
             let oldest = oldest.ok_or_else(|| io::Error::other("nothing was restored"))?;

@@ -26,6 +26,9 @@ use host::Place;
 use record::Record;
 use work::{Plan, operations, verify_all, work};
 
+const USAGE: &str = "usage: power_cut work MOUNT RECORDS AMBERFS POOL SEED [lie] \
+                     | verify MOUNT RECORDS AMBERFS POOL | list SEED ROUND THREAD COUNT";
+
 fn run(args: &[String]) -> Result<(), String> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
@@ -63,7 +66,7 @@ fn run(args: &[String]) -> Result<(), String> {
             println!("power_cut: verified {}", verify_all(place, Path::new(records))?);
             Ok(())
         }
-        _ => Err("usage: power_cut work MOUNT RECORDS AMBERFS POOL SEED [lie] | verify MOUNT RECORDS AMBERFS POOL".into()),
+        _ => Err(USAGE.into()),
     }
 }
 

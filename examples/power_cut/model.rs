@@ -386,8 +386,12 @@ impl State {
         random.pick(&empty).cloned()
     }
 
+    fn snapshot_names(&self) -> Vec<String> {
+        self.snapshots.keys().cloned().collect()
+    }
+
     fn snapshot(&self, random: &mut Random, seq: u32) -> VolumeOp {
-        let names: Vec<_> = self.snapshots.keys().cloned().collect();
+        let names = self.snapshot_names();
         match random.pick(&names) {
             Some(name) if names.len() >= MAX_SNAPSHOTS => VolumeOp::DeleteSnapshot(name.clone()),
             _ => VolumeOp::Snapshot(format!("{}{seq}", self.prefix())),
@@ -395,17 +399,15 @@ impl State {
     }
 
     fn cloning(&self, random: &mut Random, seq: u32) -> Op {
-        let own = |state: &State| state.snapshots.keys().cloned().collect::<Vec<_>>();
         let Some(clone) = &self.clone else {
             let name = format!("{}{seq}", self.prefix());
-            return Op::OnVolume(match random.pick(&own(self)) {
+            return Op::OnVolume(match random.pick(&self.snapshot_names()) {
                 Some(snapshot) => VolumeOp::Clone(snapshot.clone(), name),
                 None => VolumeOp::Snapshot(name),
             });
         };
         let (live, has_before) = (&clone.live, !clone.before.is_empty());
-        let snapshots = own(live);
-        let picked = random.pick(&snapshots).cloned();
+        let picked = random.pick(&live.snapshot_names()).cloned();
         match (random.below(12), picked) {
             (0, Some(name)) if clone.before.len() < MAX_SNAPSHOTS => {
                 Op::OnVolume(VolumeOp::Restore(name))

@@ -112,6 +112,8 @@ impl Patience {
     const IN_USE: Duration = Duration::from_secs(3);
     /// A daemon that takes over replays the journal.
     const TAKING_OVER: Duration = Duration::from_secs(10);
+    /// Who only looks, as `df` does, keeps a mount busy for a moment, and so does a program's close of a file.
+    const BUSY: Duration = Duration::from_millis(200);
     const PAUSE: Duration = Duration::from_millis(20);
 
     pub(super) fn new() -> Self {
@@ -120,11 +122,12 @@ impl Patience {
 
     /// Returns whether to try again to find a daemon that takes over, having waited a little.
     pub(super) fn between_daemons(&self) -> bool {
-        let again = self.since.elapsed() < Self::TAKING_OVER;
-        if again {
-            thread::sleep(Self::PAUSE);
-        }
-        again
+        self.wait(Self::TAKING_OVER)
+    }
+
+    /// Returns whether to try again to unmount what is busy, having waited a little.
+    pub(super) fn while_busy(&self, error: &Error) -> bool {
+        error.kind == ErrorKind::Busy && self.wait(Self::BUSY)
     }
 
     /// Returns whether to try again after this error, having waited a little.
@@ -135,6 +138,10 @@ impl Patience {
             ErrorKind::Lost if idempotent => Self::IN_USE,
             _ => return false,
         };
+        self.wait(limit)
+    }
+
+    fn wait(&self, limit: Duration) -> bool {
         let again = self.since.elapsed() < limit;
         if again {
             thread::sleep(Self::PAUSE);
@@ -188,5 +195,18 @@ mod tests {
         let patience = Patience::new();
         assert!(patience.again(&error, true));
         assert!(!patience.again(&error, false));
+    }
+
+    #[test]
+    fn an_unmount_waits_for_who_only_looks_and_for_nobody_else() {
+        let busy = Error::new(ErrorKind::Busy, "it is in use");
+        let patience = Patience::new();
+        let mut tries = 0;
+        while patience.while_busy(&busy) {
+            tries += 1;
+        }
+        assert!(tries > 0 && patience.since.elapsed() >= Patience::BUSY);
+        let covered = Error::new(ErrorKind::NotFound, "it is covered");
+        assert!(!Patience::new().while_busy(&covered));
     }
 }

@@ -136,6 +136,7 @@ pub fn unmount(pool: &Path, dir: &Path) -> Result<Unmounted> {
                 unmount_orphan(dir)?;
                 return Ok(Unmounted::Orphan);
             }
+            Err(error) if patience.while_busy(&error) => {}
             // It is closing the pool, or has just died: the next look tells.
             Err(error) if patience.again(&error, true) => {
                 if !is_mounted(dir) {

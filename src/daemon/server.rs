@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::format::Timestamp;
 use crate::fs::{Atime, Filesystem, FsOptions, SnapDir};
-use crate::fuse::{Mount, MountError, MountOptions, Neighbours};
+use crate::fuse::{Mount, MountOptions, Neighbours};
 use crate::pool::Pool;
 
 use super::keep::{self, Held, Keeper, Kept, Serve, ToSupervisor};
@@ -421,7 +421,7 @@ impl Server {
             let message = format!("this pool has no mount on {}", dir.display());
             return Err(Error::new(ErrorKind::NotFound, message));
         };
-        patiently(|| mounted.mount.unmount())?;
+        mounted.mount.unmount()?;
         self.remove(mounted.id);
         drop(mounted);
         tracing::info!(dir = %dir.display(), "unmounted");
@@ -484,20 +484,6 @@ fn stopping() -> Error {
     Error::new(ErrorKind::Stopping, "the pool is being closed")
 }
 
-/// Tries an unmount again for a fifth of a second while the mount is busy: who only looks, as `df` does, makes it so
-/// for a moment, and a file is closed in the kernel a little after the program's close has returned.
-fn patiently(mut unmount: impl FnMut() -> Result<(), MountError>) -> Result<(), MountError> {
-    const PAUSE: Duration = Duration::from_millis(10);
-    const TRIES: u32 = 20;
-    for _ in 1..TRIES {
-        match unmount() {
-            Err(MountError::Busy { .. }) => thread::sleep(PAUSE),
-            other => return other,
-        }
-    }
-    unmount()
-}
-
 /// Takes a busy mount out of the directory tree; it ends with its last user, or with this process.
 fn detach(dir: &Path) -> std::io::Result<()> {
     use rustix::mount::{UnmountFlags, unmount};
@@ -539,28 +525,5 @@ fn mount_options(request: &MountRequest) -> MountOptions {
         // A helper of the same build; the name holds when the program's file is replaced.
         flush_program: Some("/proc/self/exe".into()),
         ..defaults
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_unmount_waits_for_who_only_looks_and_for_nobody_else() {
-        let busy = || Err(MountError::Busy { dir: "/mnt".into() });
-        let mut tries = 0;
-        let freed = patiently(|| {
-            tries += 1;
-            if tries < 5 { busy() } else { Ok(()) }
-        });
-        assert!(freed.is_ok() && tries == 5);
-        assert!(matches!(patiently(busy), Err(MountError::Busy { .. })));
-        let mut tries = 0;
-        let covered = patiently(|| {
-            tries += 1;
-            Err(MountError::Covered { dir: "/mnt".into() })
-        });
-        assert!(matches!(covered, Err(MountError::Covered { .. })) && tries == 1);
     }
 }

@@ -20,13 +20,13 @@ pub(crate) struct Reply {
     /// Dropped after the reply has been sent.
     noted: Option<Noted>,
     /// An earlier process may have carried the request out, and its answer is kept until then.
-    _earlier: Option<Arc<EarlierAnswers>>,
+    earlier: Option<Arc<EarlierAnswers>>,
 }
 
 impl Reply {
     /// For the request `unique`; `wanted` is false for those that get no reply (FORGET).
     pub(crate) fn new(device: Arc<Device>, unique: u64, wanted: bool) -> Self {
-        Reply { device, unique, pending: wanted, noted: None, _earlier: None }
+        Reply { device, unique, pending: wanted, noted: None, earlier: None }
     }
 
     /// The request is kept there, and no longer where it was before, until it has its reply.
@@ -36,7 +36,7 @@ impl Reply {
 
     /// The request has come before.
     pub(crate) fn comes_again(&mut self, pool: &Pool) {
-        self._earlier = Some(pool.earlier_answers());
+        self.earlier = Some(pool.earlier_answers());
     }
 
     /// Succeeds without a payload.

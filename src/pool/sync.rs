@@ -43,13 +43,21 @@ pub(super) struct Unsynced {
     state: Mutex<State>,
 }
 
+impl State {
+    /// The entry of a file to which something is added now.
+    fn adding(&mut self, file: File) -> &mut Entry {
+        self.stamp += 1;
+        let entry = self.files.entry(file).or_default();
+        entry.stamp = self.stamp;
+        entry
+    }
+}
+
 impl Unsynced {
     /// Notes that `run` has been written and mapped in `file`.
     pub(super) fn add(&self, file: File, run: Run) {
-        let state = &mut *self.state.lock();
-        state.stamp += 1;
-        let entry = state.files.entry(file).or_default();
-        entry.stamp = state.stamp;
+        let mut state = self.state.lock();
+        let entry = state.adding(file);
         entry.blocks += u64::from(run.len_blocks);
         match entry.runs.last_mut() {
             Some(last) if last.end() == run.start.0 => last.len_blocks += run.len_blocks,
@@ -61,24 +69,14 @@ impl Unsynced {
 
     /// Notes that `file` now refers to blocks of other files, which may be unsynced.
     pub(super) fn add_shared(&self, file: File) {
-        let state = &mut *self.state.lock();
-        state.stamp += 1;
-        let entry = state.files.entry(file).or_default();
-        entry.stamp = state.stamp;
-        entry.older = true;
+        self.state.lock().adding(file).older = true;
     }
 
     /// Notes that the files of volume `to` begin with the data of those of `from`, which may be unsynced.
     pub(super) fn inherit(&self, from: VolumeId, to: VolumeId) {
-        let state = &mut *self.state.lock();
-        let inodes: Vec<_> =
-            state.files.keys().filter(|file| file.0 == from).map(|file| file.1).collect();
-        state.stamp += 1;
-        for ino in inodes {
-            let entry = state.files.entry((to, ino)).or_default();
-            entry.stamp = state.stamp;
-            entry.older = true;
-        }
+        let mut state = self.state.lock();
+        let theirs: Vec<File> = state.files.keys().filter(|file| file.0 == from).copied().collect();
+        theirs.into_iter().for_each(|(_, ino)| state.adding((to, ino)).older = true);
     }
 
     /// Begins a checkpoint: what is noted so far must not be copied any more. Returns the time of it.

@@ -45,6 +45,15 @@ fn left_uniques(all: &Arc<InFlight>) -> HashSet<u64> {
     uniques
 }
 
+/// What a process leaves that is killed when its last worker has read a request, and another waits in a lane.
+fn left_behind(workers: usize, read: u64, in_a_lane: u64) -> Arc<InFlight> {
+    let all = InFlight::new(workers).unwrap();
+    let mut inbox = Inbox::shared(&all, workers - 1).unwrap();
+    put(&mut inbox, &request(read, b""));
+    std::mem::forget(all.note(&request(in_a_lane, b"")).unwrap());
+    next(all)
+}
+
 #[test]
 fn what_has_no_reply_is_found_and_what_has_one_is_not() {
     let all = InFlight::new(3).unwrap();
@@ -78,12 +87,8 @@ fn what_has_no_reply_is_found_and_what_has_one_is_not() {
 
 #[test]
 fn a_request_that_is_in_two_places_is_one() {
-    let all = InFlight::new(1).unwrap();
-    let mut inbox = Inbox::shared(&all, 0).unwrap();
     // Killed between the two steps in which a request goes to a lane.
-    put(&mut inbox, &request(6, b""));
-    std::mem::forget(all.note(&request(6, b"")).unwrap());
-    let all = next(all);
+    let all = left_behind(1, 6, 6);
     assert_eq!(left_uniques(&all), HashSet::from([6]));
     let mut inbox = Inbox::shared(&all, 0).unwrap();
     inbox.forget(&[]);
@@ -127,14 +132,7 @@ fn what_another_program_has_left_is_refused() {
 
 #[test]
 fn who_can_serve_nothing_refuses_what_was_left_and_what_comes() {
-    let all = InFlight::new(2).unwrap();
-    let mut inbox = Inbox::shared(&all, 1).unwrap();
-    put(&mut inbox, &request(8, b"read"));
-    std::mem::forget(all.note(&request(10, b"in a lane")).unwrap());
-    drop(inbox);
-    let requests = all.descriptor().try_clone_to_owned().unwrap();
-    drop(all);
-
+    let requests = left_behind(2, 8, 10).descriptor().try_clone_to_owned().unwrap();
     let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::empty());
     let (kernel, session) = socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
     set_socket_timeout(&kernel, Timeout::Recv, Some(Duration::from_secs(10))).unwrap();
