@@ -193,13 +193,17 @@ mod tests {
     fn a_worker_that_comes_back_keeps_the_turn() {
         let crew = Arc::new(Crew::default());
         crew.wait_for_turn();
-        let others = Arc::new(AtomicUsize::new(0));
-        for _ in 0..2 {
-            let (crew, others) = (Arc::clone(&crew), Arc::clone(&others));
+        // Who had the turn last; and how often another took it from this thread, not from each other.
+        let last = Arc::new(AtomicUsize::new(0));
+        let taken = Arc::new(AtomicUsize::new(0));
+        for other in 1..=2 {
+            let (crew, last, taken) = (Arc::clone(&crew), Arc::clone(&last), Arc::clone(&taken));
             thread::spawn(move || {
                 while !crew.state.lock().ended {
                     crew.wait_for_turn();
-                    others.fetch_add(1, Ordering::Relaxed);
+                    if last.swap(other, Ordering::Relaxed) == 0 {
+                        taken.fetch_add(1, Ordering::Relaxed);
+                    }
                     crew.received();
                 }
             });
@@ -209,11 +213,12 @@ mod tests {
         while std::time::Instant::now() < until {
             crew.received();
             crew.wait_for_turn();
+            last.store(0, Ordering::Relaxed);
             turns += 1;
         }
         // Only where this thread was kept from running for a whole tick.
-        let others = others.load(Ordering::Relaxed);
-        assert!(others < turns / 4, "{others} of the others, {turns} here");
+        let taken = taken.load(Ordering::Relaxed);
+        assert!(taken < turns / 4, "{taken} taken of {turns}");
         crew.end();
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::retry_on_intr;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
 use super::decode::{Header, Operation, Request};
@@ -77,7 +78,8 @@ impl Session {
     pub fn receive(&self, buffer: &mut [u8], timeout: Duration) -> io::Result<Option<usize>> {
         let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
         let mut polled = [PollFd::new(&self.kernel, PollFlags::IN)];
-        if rustix::event::poll(&mut polled, Some(&timeout))? == 0 {
+        // libFuzzer watches by a timer, whose signals interrupt.
+        if retry_on_intr(|| rustix::event::poll(&mut polled, Some(&timeout)))? == 0 {
             return Ok(None);
         }
         let (_, len) = rustix::net::recv(&self.kernel, buffer, RecvFlags::TRUNC)?;
