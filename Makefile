@@ -29,7 +29,7 @@ CUTS ?= 500
 # --plot FILE.svg
 ARGS ?=
 
-.PHONY: help build demo test lint schedules soak bench fuzz doc install uninstall clean setup setup-tests setup-bench
+.PHONY: help build demo test lint schedules soak bench fuzz doc install uninstall clean setup setup-tests setup-fuzz setup-bench
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -39,6 +39,9 @@ setup:
 
 setup-tests:
 	@scripts/setup.sh tests
+
+setup-fuzz:
+	@scripts/setup.sh fuzz
 
 setup-bench:
 	@scripts/setup.sh bench $(ARGS)
@@ -80,10 +83,8 @@ bench: setup-bench ## AmberFS beside the host's filesystem, btrfs, XFS, bindfs, 
 	$(CARGO) build --release --locked
 	$(CARGO) bench --locked --bench compare -- $(ARGS)
 
-fuzz: ## the fuzz bodies under libFuzzer, for FUZZ_SECONDS each; needs a nightly toolchain and cargo-fuzz
-	for target in records request requests operations pool; do \
-		$(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
-	done
+fuzz: setup-fuzz ## the fuzz bodies under libFuzzer, for FUZZ_SECONDS each, with a nightly toolchain
+	CARGO=$(CARGO) scripts/fuzz.sh $(FUZZ_SECONDS)
 
 doc: setup ## the API's documentation and the manual pages, in target/doc and docs/man
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked

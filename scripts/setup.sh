@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Sees to what building, the demonstration and the tests need beyond a Rust toolchain. Installs what
 # is missing with apt-get when run by root on Debian, and otherwise says what to install.
-# Usage: setup.sh [tests | bench [OPTIONS]]
+# Usage: setup.sh [tests | fuzz | bench [OPTIONS]]
 #     tests: also the suites and programs that the tests run on a mount
+#     fuzz: also what libFuzzer needs: a nightly toolchain, for its counters and the sanitizers
 #     bench: also the filesystems and programs of the benchmark, as far as there are packages of them
 set -euo pipefail
 
@@ -39,6 +40,10 @@ if [ "${1:-}" = tests ]; then
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need initdb postgresql
 fi
 
+if [ "${1:-}" = fuzz ]; then
+    need c++ g++             # libFuzzer
+fi
+
 # Installing Debian's package also makes a database and starts a server, unless a file says not to. The file
 # is there for this installation only.
 no_database=/etc/postgresql-common/createcluster.d/amberfs-setup.conf
@@ -70,6 +75,11 @@ if [ "${1:-}" = tests ]; then
     # Programs of cargo's own registry: a POSIX suite and a file system exerciser.
     command -v pjdfstest >/dev/null 2>&1 || cargo install --locked --quiet pjdfstest@0.2.2
     command -v fsx >/dev/null 2>&1 || cargo install --locked --quiet fsx@0.3.2
+fi
+
+if [ "${1:-}" = fuzz ]; then
+    cargo +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
+    command -v cargo-fuzz >/dev/null 2>&1 || cargo install --locked --quiet cargo-fuzz@0.13.2
 fi
 
 # The benchmark does without what can't be had, and says so.
