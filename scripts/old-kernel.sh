@@ -16,7 +16,8 @@ TESTS=$("${CARGO:-cargo}" test --locked --test cli --no-run --message-format=jso
     sed -n 's/.*"executable":"\([^"]*\/deps\/cli-[^"]*\)".*/\1/p')
 [ -x "$TESTS" ] || fail "the tests of the command line are not there"
 work=$(realpath "$(mktemp -d "${TMPDIR:-/tmp}/amberfs-old.XXXXXX")")
-max_wait=600
+kills=${AMBERFS_KILLS:-5}
+max_wait=$((600 + 15 * kills))
 # shellcheck source=scripts/power-cuts/machine.sh
 . "$here/power-cuts/machine.sh"
 trap 'cut_machine; rm -rf "$work"' EXIT
@@ -29,7 +30,7 @@ hangs() { complain "the machine hangs"; }
 
 begun=$SECONDS
 prepare_machine
-start_machine 512 "$here/power-cuts/takeover.sh" "TESTS=$TESTS" "AMBERFS_KILLS=${AMBERFS_KILLS:-5}"
+start_machine 512 "$here/power-cuts/takeover.sh" "TESTS=$TESTS" "AMBERFS_KILLS=$kills"
 await 'guest: all passed' || complain "a daemon's death was noticed"
 kernel=$(sed -n 's/^guest: Linux //p' "$work/console")
 passed=$(grep -c '^test .* ok' "$work/console" || true)
