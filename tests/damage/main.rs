@@ -48,7 +48,10 @@ fn number(name: &str) -> Option<u64> {
 /// Which bytes of a device are flipped: those in `dense` ranges, and some of the others.
 fn chosen(len_bytes: u64, dense: &dyn Fn(u64) -> bool) -> Vec<u64> {
     match number("AMBERFS_FLIP_EVERY") {
-        Some(every) => (0..len_bytes).step_by(every.max(1) as usize).collect(),
+        Some(every) => {
+            let from = number("AMBERFS_FLIP_FROM").unwrap_or(0);
+            (from..len_bytes).step_by(every.max(1) as usize).collect()
+        }
         None => (0..len_bytes).filter(|at| at % STRIDE == 0 || dense(*at)).collect(),
     }
 }
