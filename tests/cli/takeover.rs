@@ -63,12 +63,35 @@ fn mounted() -> Option<(Place, PathBuf)> {
     Some((place, mnt))
 }
 
+/// The processes that have something open below `dir`, or are in it, and where each waits.
+fn users_of(dir: &Path) -> String {
+    let text = |path: PathBuf| fs::read_to_string(path).unwrap_or_default().replace('\0', " ");
+    let mut users = String::new();
+    for process in fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()) {
+        let open = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        let mut open: Vec<_> = open.map(|fd| fd.path()).collect();
+        open.extend(["cwd", "root"].map(|name| process.join(name)));
+        open.retain(|link| fs::read_link(link).is_ok_and(|path| path.starts_with(dir)));
+        if !open.is_empty() {
+            let open: Vec<_> = open.iter().map(|link| fs::read_link(link)).collect();
+            users += &format!("{process:?} {}: {open:?}\n", text(process.join("cmdline")));
+            for task in fs::read_dir(process.join("task")).into_iter().flatten().flatten() {
+                users += &text(task.path().join("stack"));
+            }
+        }
+    }
+    users
+}
+
 fn unmount_and_check(place: &Place) {
     let since = Instant::now();
     loop {
         let said = place.amberfs(&["umount", "mnt"]);
         // The flush helper of a daemon that was killed may still be on its way out of the mount.
         if !said.err.contains("busy") || since.elapsed() > Duration::from_secs(10) {
+            if said.err.contains("busy") {
+                println!("on the mount:\n{}", users_of(&place.at("mnt")));
+            }
             said.ok();
             break;
         }
