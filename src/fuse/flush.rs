@@ -135,7 +135,7 @@ impl Flusher {
         // A thread id is positive.
         let thread = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
         let _flushing = self.register(thread);
-        place.bring_in(targets, how)
+        place.bring_in(targets, how, || true)
     }
 
     fn register(&self, thread: u32) -> Flushing<'_> {

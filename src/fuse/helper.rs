@@ -6,7 +6,8 @@
 //! somebody unmounts by force. In a process of its own the wait ends as soon as the daemon has.
 //!
 //! The helper is started at the first need, serves one request at a time over its standard input
-//! and output, and ends when the daemon closes them, by dying too. It has one thread, so that its
+//! and output, and ends when the daemon closes them, by dying too, in the midst of a request as well: it would
+//! keep the mount busy, and ask the next daemon for inodes that nobody wants to know about. It has one thread, so that its
 //! requests are known by its process id.
 //!
 //! | request | bytes |
@@ -23,11 +24,13 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::write_back::{How, Place, Target};
 
@@ -117,8 +120,18 @@ impl Drop for Process {
 ///
 /// # Errors
 /// Those of reading and writing, and requests that are not as they should be.
-pub fn flush_helper(requests: &mut impl Read, replies: &mut impl Write) -> io::Result<()> {
-    serve(requests, replies, Place::bring_in)
+pub fn flush_helper(requests: &mut impl Read, replies: &mut (impl Write + AsFd)) -> io::Result<()> {
+    let pipe = replies.as_fd().try_clone_to_owned()?;
+    serve(requests, replies, |place, targets, how| {
+        place.bring_in(targets, how, || has_reader(pipe.as_fd()))
+    })
+}
+
+/// Whether what is written to a pipe may still be read.
+fn has_reader(pipe: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::from_borrowed_fd(pipe, PollFlags::empty())];
+    let asked = poll(&mut polled, Some(&Timespec::default()));
+    asked.is_err() || !polled.iter().any(|it| it.revents().contains(PollFlags::ERR))
 }
 
 fn serve(
@@ -248,6 +261,14 @@ mod tests {
             bad[at..at + 8].copy_from_slice(&value.to_ne_bytes());
             assert!(serve(&mut &bad[..], &mut Vec::new(), |_, _, _| Vec::new()).is_err());
         }
+    }
+
+    #[test]
+    fn a_daemon_that_has_died_reads_no_replies() {
+        let (daemon, helper) = io::pipe().unwrap();
+        assert!(has_reader(helper.as_fd()));
+        drop(daemon);
+        assert!(!has_reader(helper.as_fd()));
     }
 
     #[test]

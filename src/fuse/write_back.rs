@@ -81,16 +81,23 @@ impl Place {
     /// A busy writer does not keep it for ever: fsync waits for the pages that were dirty, no more.
     ///
     /// With [`How::Absent`] it returns those that the kernel has nothing of.
-    pub(crate) fn bring_in(&self, targets: &[Target], how: How) -> Vec<u64> {
+    ///
+    /// It is given up once it is not `wanted` any more.
+    pub(crate) fn bring_in(
+        &self,
+        targets: &[Target],
+        how: How,
+        wanted: impl Fn() -> bool,
+    ) -> Vec<u64> {
         if how == How::Absent {
-            return self.absent(targets);
+            return self.absent(targets, wanted);
         }
         let all = || targets.iter().map(|target| target.node).collect();
         let Some(mount) = self.open() else { return all() };
         let mut refused = Vec::new();
         for batch in targets.chunks(BATCH) {
             let mut files = Vec::with_capacity(batch.len());
-            for target in batch {
+            for target in batch.iter().take_while(|_| wanted()) {
                 match target.open(&mount) {
                     Ok(file) => files.push(file),
                     // The kernel has no such inode any more, so it has no dirty pages of it.
@@ -110,9 +117,9 @@ impl Place {
         refused
     }
 
-    fn absent(&self, targets: &[Target]) -> Vec<u64> {
+    fn absent(&self, targets: &[Target], wanted: impl Fn() -> bool) -> Vec<u64> {
         let Some(mount) = self.open() else { return Vec::new() };
-        let nodes = targets.iter().map(|target| target.node);
+        let nodes = targets.iter().take_while(|_| wanted()).map(|target| target.node);
         nodes.filter(|node| matches!(sys::is_cached(mount.as_fd(), *node), Ok(false))).collect()
     }
 
@@ -163,6 +170,7 @@ fn unescape(field: &[u8]) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
 
     #[test]
     fn finds_the_mount_points_of_a_device() {
@@ -172,6 +180,21 @@ mod tests {
                      23 1 0:45 /sub /mnt/c\\134 rw - fuse.amberfs x rw\n";
         let found: Vec<_> = mount_points(info, rustix::fs::makedev(0, 45)).collect();
         assert_eq!(found, [PathBuf::from("/mnt/a b"), PathBuf::from("/mnt/c\\")]);
+    }
+
+    #[test]
+    fn what_is_not_wanted_any_more_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let device_number = dir.path().metadata().unwrap().dev();
+        let place = Place { dir: dir.path().into(), device_number };
+        let targets: Vec<_> =
+            (1..200).map(|node| Target { node, path: b"missing".to_vec() }).collect();
+        for most in [0usize, 1, 100] {
+            let left = Cell::new(most);
+            let wanted = || left.replace(left.get().saturating_sub(1)) > 0;
+            let tried = place.bring_in(&targets, How::Fsync, wanted);
+            assert_eq!(tried.len(), most);
+        }
     }
 
     #[test]

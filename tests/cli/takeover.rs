@@ -73,7 +73,7 @@ fn users_of(dir: &Path) -> String {
         open.extend(["cwd", "root"].map(|name| process.join(name)));
         open.retain(|link| fs::read_link(link).is_ok_and(|path| path.starts_with(dir)));
         if !open.is_empty() {
-            let open: Vec<_> = open.iter().map(|link| fs::read_link(link)).collect();
+            let open: Vec<_> = open.iter().map(fs::read_link).collect();
             users += &format!("{process:?} {}: {open:?}\n", text(process.join("cmdline")));
             for task in fs::read_dir(process.join("task")).into_iter().flatten().flatten() {
                 users += &text(task.path().join("stack"));
