@@ -112,7 +112,8 @@ impl Patience {
     const IN_USE: Duration = Duration::from_secs(3);
     /// A daemon that takes over replays the journal.
     const TAKING_OVER: Duration = Duration::from_secs(10);
-    /// Who only looks, as `df` does, keeps a mount busy for a moment, and so does a program's close of a file.
+    /// Who only looks, as `df` does, keeps a mount busy for a moment, and so does a program's close of a file. A
+    /// mount that another one covers is busy, too, and waits in vain.
     const BUSY: Duration = Duration::from_millis(200);
     const PAUSE: Duration = Duration::from_millis(20);
 
@@ -206,7 +207,7 @@ mod tests {
             tries += 1;
         }
         assert!(tries > 0 && patience.since.elapsed() >= Patience::BUSY);
-        let covered = Error::new(ErrorKind::NotFound, "it is covered");
-        assert!(!Patience::new().while_busy(&covered));
+        let not_there = Error::new(ErrorKind::NotFound, "it is not mounted");
+        assert!(!Patience::new().while_busy(&not_there));
     }
 }

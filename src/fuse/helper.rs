@@ -6,9 +6,11 @@
 //! somebody unmounts by force. In a process of its own the wait ends as soon as the daemon has.
 //!
 //! The helper is started at the first need, serves one request at a time over its standard input
-//! and output, and ends when the daemon closes them, by dying too, in the midst of a request as well: it would
-//! keep the mount busy, and ask the next daemon for inodes that nobody wants to know about. It has one thread, so that its
+//! and output, and ends when the daemon closes them, by dying too. It has one thread, so that its
 //! requests are known by its process id.
+//!
+//! It gives up a request whose daemon has died: else it would keep the mount busy, and ask the next
+//! daemon for inodes that nobody wants to know about.
 //!
 //! | request | bytes |
 //! |---|---|

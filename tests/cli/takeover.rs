@@ -87,14 +87,13 @@ fn unmount_and_check(place: &Place) {
     let since = Instant::now();
     loop {
         let said = place.amberfs(&["umount", "mnt"]);
-        // The flush helper of a daemon that was killed may still be on its way out of the mount.
-        if !said.err.contains("busy") || since.elapsed() > Duration::from_secs(10) {
-            if said.err.contains("busy") {
-                println!("on the mount:\n{}", users_of(&place.at("mnt")));
-            }
+        if !said.err.contains("busy") {
             said.ok();
             break;
         }
+        // The flush helper of a daemon that was killed may still be on its way out of the mount.
+        let late = since.elapsed() > Duration::from_secs(10);
+        assert!(!late, "{}\n{}", said.err, users_of(&place.at("mnt")));
         thread::sleep(Duration::from_millis(50));
     }
     place.amberfs(&["-q", "check", "pool", "--data"]).ok();

@@ -9,6 +9,7 @@
 //!
 //! `AMBERFS_FLIP_EVERY` says which bytes: 1 for all of them (`make soak`); without it every byte of the
 //! superblock's slots, of the headers of nodes and of the journal's tail, and every 997th of the rest.
+//! `AMBERFS_FLIP_FROM` says with which byte they begin, so that all of them can be flipped in parts.
 //! `AMBERFS_DAMAGE_RUNS` multiplies the number of damaged ranges.
 
 #[path = "../support/anatomy.rs"]
