@@ -25,6 +25,24 @@ pub(super) fn execute(
     path: &Path,
     request: &Request,
 ) -> Result<Reply> {
+    let done = carry_out(pool, mounts, daemon.clone(), path, request);
+    match mounts.all().first() {
+        // Room that was promised to writes may be free once they have come.
+        Some(mounted) if done.as_ref().is_err_and(|error| error.kind == ErrorKind::NoSpace) => {
+            mounted.fs.flush_dirty();
+            carry_out(pool, mounts, daemon, path, request)
+        }
+        _ => done,
+    }
+}
+
+fn carry_out(
+    pool: &Arc<Pool>,
+    mounts: &Mounts,
+    daemon: Option<DaemonRow>,
+    path: &Path,
+    request: &Request,
+) -> Result<Reply> {
     match request {
         Request::Mount(_)
         | Request::Umount { .. }

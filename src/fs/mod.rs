@@ -241,10 +241,7 @@ impl Filesystem {
     pub fn flush_dirty(&self) {
         let hook = self.flush_hook.read().clone();
         if let Some(hook) = hook {
-            let open = self.open_for_write();
-            if !open.is_empty() {
-                hook(&open);
-            }
+            hook(&self.open_for_write());
         }
     }
 

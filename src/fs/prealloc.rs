@@ -84,7 +84,7 @@ impl Filesystem {
     /// is left, and an error.
     fn must_fit(&self, ino: InodeNo, range: Bytes) -> Result<(), Error> {
         let (first, end) = (range.from / BLOCK, blocks_for(range.to));
-        let free = self.volume.space().free_bytes / BLOCK;
+        let free = self.volume.space().unpromised_bytes / BLOCK;
         if end - first > free && self.missing(ino, first, end)? > free {
             return Err(Error::NoSpace);
         }
@@ -126,7 +126,8 @@ impl Filesystem {
 
     /// Moves a small file's content from the leaf to a block. The content lock is held exclusively.
     pub(super) fn move_out(&self, ino: InodeNo) -> Result<(), Error> {
-        let fresh = self.volume.write_blocks_journaled(&self.content_block(ino, 0)?)?;
+        let fresh =
+            self.volume.write_blocks_journaled(&self.content_block(ino, 0)?, Intent::Grow)?;
         let mut tx = self.begin(Intent::Grow)?;
         let mut inode = tx.inode(ino)?;
         leave_leaf(&mut tx, ino, &mut inode);
@@ -219,7 +220,7 @@ impl Filesystem {
             let zero_from = range.from.saturating_sub(start).min(BLOCK) as usize;
             let zero_to = (to - start).min(BLOCK_SIZE as u64) as usize;
             block[zero_from..zero_to].fill(0);
-            edges.push((edge, self.volume.write_blocks(&block)?));
+            edges.push((edge, self.volume.write_blocks(&block, Intent::Shrink)?));
         }
         let mut tx = self.begin(Intent::Shrink)?;
         let mut inode = tx.inode(ino)?;

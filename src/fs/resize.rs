@@ -44,9 +44,12 @@ impl Filesystem {
         }
         let _content = self.content.exclusive(ino);
         let before = self.regular(ino)?;
-        let tail = self.tail(ino, &before, size)?;
         let grows = size > before.size;
-        let mut tx = self.begin(if grows { Intent::Grow } else { Intent::Shrink })?;
+        // The little that growing takes it may take of what was promised to others: where room is short the request
+        // can't wait until that has come, since the kernel holds the file's own pages back until it is answered.
+        let intent = if grows { Intent::Promised } else { Intent::Shrink };
+        let tail = self.tail(ino, &before, size, intent)?;
+        let mut tx = self.begin(intent)?;
         let mut inode = tx.inode(ino)?;
         let rest = match tail {
             _ if grows => {
@@ -82,11 +85,11 @@ impl Filesystem {
     }
 
     /// Writes what the block at the new end needs. The content lock is held exclusively.
-    fn tail(&self, ino: InodeNo, inode: &Inode, size: u64) -> Result<Tail, Error> {
+    fn tail(&self, ino: InodeNo, inode: &Inode, size: u64, intent: Intent) -> Result<Tail, Error> {
         if inode.flags.has(InodeFlags::INLINE) {
             let mut block = self.content_block(ino, 0)?;
             if size > MAX_INLINE as u64 {
-                return Ok(Tail::Block(0, self.volume.write_blocks_journaled(&block)?));
+                return Ok(Tail::Block(0, self.volume.write_blocks_journaled(&block, intent)?));
             }
             block.truncate(inode.size.min(size) as usize);
             block.resize(size as usize, 0);
@@ -104,7 +107,7 @@ impl Filesystem {
         }
         block[len..].fill(0);
         // Were it lost to a power cut and the size not, the old bytes would show when the file grows again.
-        Ok(Tail::Block(last, self.volume.write_blocks_journaled(&block)?))
+        Ok(Tail::Block(last, self.volume.write_blocks_journaled(&block, intent)?))
     }
 
     /// Whether a block of a live file holds data.

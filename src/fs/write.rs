@@ -40,7 +40,7 @@ impl Filesystem {
             if offset.is_multiple_of(BLOCK) && end.is_multiple_of(BLOCK) {
                 let _content = self.content.shared(ino);
                 if !self.regular(ino)?.flags.has(InodeFlags::INLINE) {
-                    let fresh = self.volume.write_blocks(data)?;
+                    let fresh = self.volume.write_blocks(data, Settle::of(flags).intent())?;
                     let blocks = vec![(offset / BLOCK, fresh)];
                     return self.map_written(ino, blocks, end, len, Settle::of(flags));
                 }
@@ -80,7 +80,7 @@ impl Filesystem {
         let mut blocks = Vec::with_capacity(2);
         if in_leaf && offset >= BLOCK {
             let leaf = self.content_block(ino, 0)?;
-            blocks.push((0, self.volume.write_blocks_journaled(&leaf)?));
+            blocks.push((0, self.volume.write_blocks_journaled(&leaf, settle.intent())?));
         }
         let first = offset / BLOCK;
         let skip = (offset % BLOCK) as usize;
@@ -105,8 +105,8 @@ impl Filesystem {
         // What was durable in the leaf must be so in its block.
         let leaf = if in_leaf && first == 0 { BLOCK_SIZE } else { 0 };
         let (journaled, plain) = written.split_at(leaf);
-        let mut fresh = self.volume.write_blocks_journaled(journaled)?;
-        fresh.extend(self.volume.write_blocks(plain)?);
+        let mut fresh = self.volume.write_blocks_journaled(journaled, settle.intent())?;
+        fresh.extend(self.volume.write_blocks(plain, settle.intent())?);
         blocks.push((first, fresh));
         self.map_written(ino, blocks, end, data.len() as u64, settle)
     }
@@ -126,7 +126,7 @@ impl Filesystem {
         data: &[u8],
         settle: Settle,
     ) -> Result<(), Error> {
-        let mut tx = self.begin(Intent::Grow)?;
+        let mut tx = self.begin(settle.intent())?;
         let mut inode = tx.inode(ino)?;
         let (from, to) = (offset as usize, offset as usize + data.len());
         let mut content = tx.get_vec(inline_key(ino))?.unwrap_or_default();
@@ -152,7 +152,7 @@ impl Filesystem {
         len: u64,
         settle: Settle,
     ) -> Result<(), Error> {
-        let mut tx = self.begin(Intent::Grow)?;
+        let mut tx = self.begin(settle.intent())?;
         let mut inode = tx.inode(ino)?;
         leave_leaf(&mut tx, ino, &mut inode);
         inode.size = inode.size.max(end);
@@ -176,16 +176,22 @@ pub(super) fn leave_leaf(tx: &mut Transaction<'_>, ino: InodeNo, inode: &mut Ino
 /// What a change of content does to the rest of the inode.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Settle {
-    times: bool,
+    /// It comes from the kernel's page cache, which sends the times by itself.
+    cached: bool,
     clear_privileges: bool,
 }
 
 impl Settle {
     /// A change by somebody who may not keep setuid and setgid bits.
-    pub(super) const CHANGED: Settle = Settle { times: true, clear_privileges: false };
+    pub(super) const CHANGED: Settle = Settle { cached: false, clear_privileges: false };
 
     fn of(flags: WriteFlags) -> Settle {
-        Settle { times: !flags.cached, clear_privileges: flags.kill_suidgid && !flags.cached }
+        Settle { cached: flags.cached, clear_privileges: flags.kill_suidgid && !flags.cached }
+    }
+
+    /// What comes from the kernel's page cache has been promised its room.
+    fn intent(self) -> Intent {
+        if self.cached { Intent::Promised } else { Intent::Grow }
     }
 
     pub(super) fn apply(
@@ -194,7 +200,7 @@ impl Settle {
         ino: InodeNo,
         inode: &mut Inode,
     ) -> Result<(), Error> {
-        if self.times {
+        if !self.cached {
             inode.mtime = tx.now();
             inode.ctime = tx.now();
             super::xattr::drop_capability(tx, ino, inode)?;

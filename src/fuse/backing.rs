@@ -94,6 +94,15 @@ impl Backing {
         }
     }
 
+    /// Most bytes that may be dirty now, by whatever limit.
+    pub(crate) fn limit(&self) -> u64 {
+        let machine = self.machine_limit();
+        match self.settings.get() {
+            Some(Some(_)) => self.limit_bytes.load(Ordering::Relaxed).min(machine),
+            _ => machine / DEFAULT_PART,
+        }
+    }
+
     /// Most bytes that may be dirty where that is not up to us.
     pub(crate) fn imposed_limit(&self) -> u64 {
         match self.settings.get() {

@@ -290,6 +290,26 @@ impl<'a> Operation<'a> {
         }
     }
 
+    /// Bytes that it may add to what is stored, beside what every change may; none if it takes no room, or has been
+    /// promised it.
+    pub(crate) fn most_bytes_taken(&self) -> Option<u64> {
+        const PUNCH_HOLE: u32 = libc::FALLOC_FL_PUNCH_HOLE.cast_unsigned();
+        match self {
+            Operation::MkNod { .. }
+            | Operation::MkDir { .. }
+            | Operation::Create { .. }
+            | Operation::TmpFile { .. }
+            | Operation::Rename { .. }
+            | Operation::Link { .. } => Some(0),
+            Operation::Symlink { target, .. } => Some(target.len() as u64),
+            Operation::SetXattr { value, .. } => Some(value.len() as u64),
+            Operation::Write { data, cached: false, .. } => Some(data.len() as u64),
+            Operation::Fallocate { len, mode, .. } => (mode & PUNCH_HOLE == 0).then_some(*len),
+            Operation::CopyFileRange(copy) => Some(copy.len),
+            _ => None,
+        }
+    }
+
     fn decode(header: &Header, mut c: Cursor<'a>) -> Result<Self, Malformed> {
         Ok(match header.opcode {
             opcode::LOOKUP => Operation::Lookup { name: c.string()? },

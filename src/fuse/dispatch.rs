@@ -71,6 +71,7 @@ impl Context {
     pub(crate) fn lane_of(&self, request: &Request<'_>) -> Option<Lane> {
         let node = NodeId(request.header.node);
         match &request.operation {
+            _ if self.waits_for_room(request) => Some(Lane::Room),
             // The flush before a snapshot waits for its own FSYNCs, which have nothing to do.
             Operation::Fsync { .. } if self.flusher.is_flushing(request.header.pid) => None,
             Operation::Fsync { .. }

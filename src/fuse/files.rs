@@ -151,7 +151,7 @@ impl Context {
             _ => return reply.error(libc::EINVAL),
         };
         if self.is_open_for_write(node) {
-            self.flusher.write_back(node);
+            self.flusher.write_back(&[node]);
         }
         finish(reply, self.fs.lseek(node, offset, whence), |reply, offset| {
             reply.data(Out::new().u64(offset).bytes());

@@ -81,11 +81,12 @@ impl Flusher {
         self.drop_pages(refused.iter().copied().filter(|node| !reached(node)));
     }
 
-    /// Brings in one node's pages for a caller that holds the inode's lock: fsync would wait for
+    /// Brings in the nodes' pages for a caller that holds an inode's lock: fsync would wait for
     /// it, and it for us.
-    pub(crate) fn write_back(&self, node: NodeId) {
+    pub(crate) fn write_back(&self, nodes: &[NodeId]) {
         let helper = self.helpers.as_ref().map(|(_, write_back)| write_back);
-        let refused = self.bring_in(helper, &[Target::by_handle(node.0)], How::Pages);
+        let targets: Vec<_> = nodes.iter().map(|node| Target::by_handle(node.0)).collect();
+        let refused = self.bring_in(helper, &targets, How::Pages);
         self.drop_pages(refused.into_iter());
     }
 

@@ -5,8 +5,8 @@
 //! - [`Lane::Snapshot`]: changes of `.snapshots`, one at a time. Making a snapshot waits for the
 //!   flush of files whose inode locks may be held by callers whose FSYNC is in the other lane: so
 //!   the other lane must never be filled with them.
-//! - [`Lane::Room`]: writes that must wait until the kernel has passed on what it holds ([`super::room`]). That
-//!   waits for inode locks, too; a write is asked for before it takes any.
+//! - [`Lane::Room`]: what takes room and must wait until the kernel has passed on what it holds ([`super::room`]);
+//!   that waits for no inode lock. A write may wait there for seconds, so not where fsyncs do.
 //!
 //! Lock order: the queue's lock is held for no call out of this module.
 

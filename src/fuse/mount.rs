@@ -379,11 +379,6 @@ impl Mount {
         let notifier = Notifier::new(Arc::clone(&device));
         let flusher =
             Arc::new(Flusher::new(dir.clone(), notifier.clone(), options.flush_program.clone()));
-        let hook = Arc::clone(&flusher);
-        // The file system holds the hook, so the hook must not hold the file system.
-        let weak = Arc::downgrade(&fs);
-        let path = move |node| weak.upgrade().and_then(|fs| fs.path(node));
-        fs.set_flush_hook(Some(Box::new(move |nodes: &[NodeId]| hook.flush(nodes, &path))));
         let snapshot_dirs = SnapshotDirs::new(notifier.clone());
         let session = options.session;
         let context = Arc::new(Context {
@@ -400,6 +395,18 @@ impl Mount {
             in_flight,
         });
         options.neighbours.add(&context);
+        // The file system holds the hook, so the hook must not hold the file system.
+        let weak = Arc::downgrade(&context);
+        let flush = move |nodes: &[NodeId]| {
+            if let Some(context) = weak.upgrade() {
+                context.settle_promises(|| {
+                    context.flusher.flush(nodes, |node| context.fs.path(node));
+                });
+                // A snapshot needs room, too.
+                context.make_room();
+            }
+        };
+        context.fs.set_flush_hook(Some(Box::new(flush)));
         let alive = Arc::new(Alive::default());
         Mount { dir, device_number: 0, lasts: true, alive, context }
     }
@@ -528,6 +535,7 @@ impl Drop for Mount {
 fn end_session(context: &Context, lanes: &Lanes) {
     lanes.close();
     context.fs.set_flush_hook(None);
+    context.promises_end();
     context.fs.forget_all();
 }
 

@@ -6,10 +6,14 @@
 //! to it, with the handle that is written through. The answer to that question is where a write is
 //! refused.
 //!
-//! What has been admitted and has not come yet is *promised*. When a promise would exceed what is free, the
-//! dirty pages are brought in first, so that free is what is left then. Only the kernel's question is
-//! known, not what for: reads at a file's end ask it, too. So the caller's system call is looked up
-//! ([`super::syscall`]), which says how much is to be written; where it can't be, the write is admitted.
+//! What has been admitted and has not come yet is *promised*, and the pool keeps it from everybody else
+//! ([`crate::pool::Volume::set_promised`]). When a promise would exceed what is free, the dirty pages are brought in
+//! first, so that free is what is left then. Only the kernel's question is known, not what for: reads at a file's
+//! end ask it, too. So the caller's system call is looked up ([`super::syscall`]), which says how much is to be
+//! written; where it can't be, the write is admitted.
+//!
+//! Every other operation that takes room waits, too, until the dirty pages have come, if there is less left than
+//! it may take beyond what is promised: what has come meanwhile may leave enough.
 //!
 //! While there is more room nobody is asked, and what the kernel holds is bounded so that it fits: by
 //! [`super::backing`], or by the kernel's own limit, and then room is short that much earlier. It is brought in
@@ -19,11 +23,11 @@
 //! room is short for all of them at the same time.
 //!
 //! Absent on purpose: stores to shared mappings are not asked for, nor writes that were already going on when room
-//! became short, beyond what they had written until then.
+//! became short, beyond what they had written until then. A size that is set to more does not wait, as the kernel
+//! keeps the pages of that file back meanwhile; it takes a block at most, for what does not fit into the leaf.
 //!
-//! Lock order: [`Room::bringing_in`], [`Shared::promising`], [`Room::promised`] and the volume's locks. The first is
-//! held while the kernel passes data on, which waits for workers and for whoever holds an inode's lock: so only
-//! [`super::lane::Lane::Room`] takes it, where nobody comes who has such a lock.
+//! Lock order: [`Shared::promising`], [`Room::promised`] and the volume's locks. None is held while pages are brought
+//! in, which waits for workers, so no worker does it; it takes no inode's lock, which callers may have.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,10 +37,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::decode::Request;
 use super::dispatch::Context;
 use super::syscall::{self, WriteCall};
 use crate::format::{BLOCK_SIZE, NODE_SIZE};
-use crate::fs::Error;
+use crate::fs::{Error, NodeId};
 
 /// With less than that free, each write is asked for.
 const SHORT_BYTES: u64 = 64 << 20;
@@ -79,11 +84,14 @@ impl Neighbours {
         mounts.push(Arc::downgrade(context));
     }
 
-    /// Those beside `this` that data may come from.
+    /// Those beside `this` that data may come from, or that have promises to settle.
     fn of(&self, this: &Context) -> Vec<Arc<Context>> {
         let mounts: Vec<_> = self.0.mounts.lock().iter().filter_map(Weak::upgrade).collect();
         let others = mounts.into_iter().filter(|other| !std::ptr::eq(&**other, this));
-        others.filter(|other| !other.fs.open_for_write().is_empty()).collect()
+        let concerned = |other: &Arc<Context>| {
+            !other.fs.open_for_write().is_empty() || other.room.promised() > 0
+        };
+        others.filter(concerned).collect()
     }
 }
 
@@ -99,8 +107,9 @@ struct Begun {
 /// Bytes of admitted writes, as far as they may not have come.
 #[derive(Debug, Default)]
 struct Promised {
-    /// Of those that the kernel holds.
+    /// All that the kernel ever held, and how much of it has come.
     held: u64,
+    came: u64,
     /// The kernel holds more, nobody knows how much, since that promise.
     unknown: Option<u64>,
     begun: HashMap<u32, Begun>,
@@ -108,10 +117,12 @@ struct Promised {
 
 impl Promised {
     fn total(&self) -> u64 {
-        if self.unknown.is_some() {
-            return u64::MAX;
-        }
-        self.begun.values().fold(self.held, |sum, begun| sum.saturating_add(begun.bytes))
+        if self.unknown.is_some() { u64::MAX } else { self.known() }
+    }
+
+    fn known(&self) -> u64 {
+        let held = self.held.saturating_sub(self.came);
+        self.begun.values().fold(held, |sum, begun| sum.saturating_add(begun.bytes))
     }
 
     /// What was admitted for the thread last is held now; with a number, that one only.
@@ -134,7 +145,6 @@ pub(crate) struct Room {
     others: AtomicU64,
     /// Changed under [`Shared::promising`].
     promised: Mutex<Promised>,
-    bringing_in: Mutex<()>,
 }
 
 impl Room {
@@ -186,16 +196,20 @@ impl Context {
         let short_bytes = SHORT_BYTES.max(SHORT_BYTES_EACH.saturating_mul(mounts));
         let imposed = self.backing.imposed_limit().saturating_mul(mounts.saturating_mul(2));
         let short = free_bytes < short_bytes.max(imposed);
-        if short && !self.room.is_short() {
+        let open = self.fs.open_for_write();
+        if short && !self.room.is_short() && !open.is_empty() {
             let mut promising = self.neighbours.0.promising.lock();
             *promising += 1;
             // The first write that is asked for brings in what was written before.
-            self.room.promised.lock().unknown = Some(*promising);
+            let mut promised = self.room.promised.lock();
+            promised.unknown = Some(*promising);
+            self.keep_back(&promised);
+            drop(promised);
             drop(promising);
             self.room.short.store(true, Ordering::Release);
-            self.flusher.forget_attributes(&self.fs.open_for_write());
-        } else {
-            self.room.short.store(short, Ordering::Release);
+            self.flusher.forget_attributes(&open);
+        } else if self.room.short.swap(short, Ordering::AcqRel) && !short {
+            self.promises_end();
         }
     }
 
@@ -217,10 +231,7 @@ impl Context {
             if self.promise(thread, &call) {
                 return Ok(());
             }
-            let owing = self.neighbours.of(self);
-            let owing = owing.iter().filter(|other| other.room.promised() > 0);
-            let none_owes = owing.map(|other| other.bring_in()).count() == 0;
-            if none_owes && self.room.promised() == 0 {
+            if !self.bring_in_neighbours() && self.room.promised() == 0 {
                 self.fs.check_room(wanted)?;
             }
             if begun.elapsed() > MAX_WAIT {
@@ -233,48 +244,96 @@ impl Context {
         }
     }
 
+    /// Whether an operation must wait, in [`super::lane::Lane::Room`], until the kernel has passed on what it holds.
+    pub(crate) fn waits_for_room(&self, request: &Request<'_>) -> bool {
+        let volume = self.fs.volume();
+        volume.is_any_promised()
+            && !NodeId(request.header.node).is_snapshot_dir()
+            && request.operation.most_bytes_taken().is_some_and(|bytes| {
+                bytes.saturating_add(OVERHEAD_BYTES) > volume.space().unpromised_bytes
+            })
+    }
+
+    /// Makes the kernel pass on what it holds of all mounts of the pool, if it holds anything.
+    pub(crate) fn make_room(&self) {
+        if self.room.promised() > 0 {
+            self.bring_in();
+        }
+        self.bring_in_neighbours();
+    }
+
+    /// Whether another mount of the pool owed something.
+    fn bring_in_neighbours(&self) -> bool {
+        let owing = self.neighbours.of(self);
+        let owing = owing.iter().filter(|other| other.room.promised() > 0);
+        owing.map(|other| other.bring_in()).count() > 0
+    }
+
     /// Makes the kernel pass on what it holds: what was promised before has come then.
     fn bring_in(&self) {
+        self.settle_promises(|| self.flusher.write_back(&self.fs.open_for_write()));
+    }
+
+    /// What was promised before has come once `bring_in` has brought all that is dirty in.
+    pub(crate) fn settle_promises(&self, bring_in: impl FnOnce()) {
         let begun: Vec<_> = {
             let promised = self.room.promised.lock();
             promised.begun.iter().map(|(thread, it)| (*thread, it.number, it.call)).collect()
         };
         let ended: Vec<_> = begun.into_iter().filter(|(.., call)| !call.goes_on()).collect();
-        let _one = self.room.bringing_in.lock();
         let (held, unknown) = {
             let _promising = self.neighbours.0.promising.lock();
             let mut promised = self.room.promised.lock();
             ended.iter().for_each(|(thread, number, _)| promised.ended(*thread, Some(*number)));
             (promised.held, promised.unknown)
         };
-        self.fs.flush_dirty();
+        bring_in();
         let _promising = self.neighbours.0.promising.lock();
         let mut promised = self.room.promised.lock();
-        promised.held = promised.held.saturating_sub(held);
+        promised.came = promised.came.max(held);
         if promised.unknown == unknown {
             promised.unknown = None;
         }
+        self.keep_back(&promised);
     }
 
     fn promise(&self, thread: u32, call: &WriteCall) -> bool {
-        let wanted = wanted(call);
+        let bytes = wanted(call);
         let mut promising = self.neighbours.0.promising.lock();
         let others = self.neighbours.of(self);
-        let space = self.fs.volume().space();
         let mut promised = self.room.promised.lock();
         // It asks again, so it has ended what it asked for before.
         promised.ended(thread, None);
-        let own = promised.total().saturating_add(wanted);
+        *promising += 1;
+        promised.begun.insert(thread, Begun { bytes, number: *promising, call: *call });
+        // Before it is seen whether it fits: what is free then is not taken by anybody else.
+        self.keep_back(&promised);
+        let space = self.fs.volume().space();
+        let own = promised.total();
         let all = others.iter().fold(own, |sum, other| sum.saturating_add(other.room.promised()));
         let fits = own <= space.free_bytes && all <= space.pool_free_bytes;
-        if fits {
-            *promising += 1;
-            let begun = Begun { bytes: wanted, number: *promising, call: *call };
-            promised.begun.insert(thread, begun);
+        if !fits {
+            promised.begun.remove(&thread);
+            self.keep_back(&promised);
         }
-        drop(promised);
-        drop(promising);
         fits
+    }
+
+    /// Has the pool keep back what is promised.
+    fn keep_back(&self, promised: &Promised) {
+        // What was dirty when the limit was made smaller may be more than that.
+        let unknown = promised.unknown.map_or(0, |_| self.backing.limit().saturating_mul(2));
+        self.fs.volume().set_promised(promised.known().saturating_add(unknown));
+    }
+
+    /// What is still to come needs no promise: there is plenty of room, or nobody who would write.
+    pub(crate) fn promises_end(&self) {
+        let _promising = self.neighbours.0.promising.lock();
+        let mut promised = self.room.promised.lock();
+        promised.came = promised.held;
+        promised.unknown = None;
+        promised.begun.clear();
+        self.keep_back(&promised);
     }
 }
 

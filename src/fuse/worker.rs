@@ -231,13 +231,17 @@ pub(crate) fn run_job(
     };
     request.header.again |= job.again;
     let thread = request.header.pid;
-    if lane == Lane::Room {
-        if let Err(error) = context.admit(thread) {
-            finish(job.reply, Err::<(), _>(error), |reply, ()| reply.ok());
-            return None;
+    let asks = context.asks_before_writing(&request);
+    match lane {
+        Lane::Room if asks => {
+            if let Err(error) = context.admit(thread) {
+                finish(job.reply, Err::<(), _>(error), |reply, ()| reply.ok());
+                return None;
+            }
         }
-    } else if context.asks_before_writing(&request) && !context.admits_at_once(thread) {
-        return Some(job);
+        Lane::Room => context.make_room(),
+        _ if asks && !context.admits_at_once(thread) => return Some(job),
+        _ => {}
     }
     carry_out(context, request, job.reply, scratch);
     None

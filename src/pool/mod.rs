@@ -104,6 +104,8 @@ pub struct Pool {
     dirty_nodes: AtomicU64,
     /// Nodes that heads share with the snapshots that they grew from, at most.
     shared_nodes: AtomicU64,
+    /// Bytes promised to writes that are still to come, of all volumes.
+    promised_bytes: AtomicU64,
     /// Blocks that the data file's length covers.
     grown_blocks: Mutex<u64>,
     failure: Mutex<Option<String>>,

@@ -81,8 +81,10 @@ impl fmt::Debug for OpenOptions {
 /// Whether an operation needs room, or gives it back and may use the reserve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intent {
-    /// It adds: refused when only the reserve is left.
+    /// It adds: refused when only the reserve is left, and what was promised ([`super::Volume::set_promised`]).
     Grow,
+    /// It takes what was promised: refused when only the reserve is left.
+    Promised,
     /// It removes: allowed on a full pool.
     Shrink,
 }

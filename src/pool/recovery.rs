@@ -162,6 +162,7 @@ impl Pool {
             changed: AtomicBool::new(false),
             dirty_nodes: AtomicU64::new(0),
             shared_nodes: AtomicU64::new(0),
+            promised_bytes: AtomicU64::new(0),
             grown_blocks: Mutex::new(grown / BLOCK_SIZE as u64),
             failure: Mutex::new(None),
             background: Default::default(),

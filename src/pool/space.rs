@@ -65,12 +65,27 @@ impl Pool {
         self.reserve_blocks(total) + copies
     }
 
+    /// Blocks that data leaves alone. What was promised, and what belongs to an operation that removes, may take a
+    /// part of the reserve: nodes of others may have taken room between the promise and the write.
+    fn kept_from_data(&self, intent: Intent, total: u64) -> u64 {
+        let kept = self.kept_from_growth(total);
+        match intent {
+            Intent::Grow => {
+                let promised = self.promised_bytes.load(Ordering::Relaxed);
+                kept.saturating_add(promised.div_ceil(BLOCK_SIZE as u64))
+            }
+            Intent::Promised | Intent::Shrink => kept - self.reserve_blocks(total) / 8,
+        }
+    }
+
     /// Fails unless there is room to delete everything once heads share so many more nodes with snapshots.
     pub(super) fn check_room_for_copies(&self, more_nodes: u64) -> Result<()> {
         let space = self.space.lock();
         let total = space.total_blocks();
         let nodes = self.shared_nodes.load(Ordering::Relaxed) + more_nodes;
         let kept = self.reserve_blocks(total) + Self::blocks_of_copies(nodes, total);
+        let promised = self.promised_bytes.load(Ordering::Relaxed).div_ceil(BLOCK_SIZE as u64);
+        let kept = kept.saturating_add(promised);
         if space.free_blocks() + space.held_blocks() <= kept { Err(Error::NoSpace) } else { Ok(()) }
     }
 
@@ -82,6 +97,7 @@ impl Pool {
         let reserve = self.reserve_blocks(total);
         match intent {
             Intent::Grow => self.kept_from_growth(total) - reserve / 2,
+            Intent::Promised => self.kept_from_growth(total) - reserve / 8 * 5,
             Intent::Shrink => reserve / 8 * 3,
         }
     }
@@ -123,7 +139,7 @@ impl Pool {
         if need == Need::Now {
             self.checkpoint_if(&|| self.need(intent) == Need::Now)?;
         }
-        if intent == Intent::Grow {
+        if intent != Intent::Shrink {
             let total = self.space.lock().total_blocks();
             // On a full host what is left is for deletes and checkpoints, as on a full pool.
             if !self.keep_host_reserve(total) {
@@ -131,7 +147,7 @@ impl Pool {
             }
             let space = self.space.lock();
             let floor = self.node_floor(intent, total);
-            let kept = self.kept_from_growth(total);
+            let kept = self.kept_from_data(intent, total);
             if space.free_blocks() <= kept || space.node_blocks() <= floor {
                 return Err(Error::NoSpace);
             }
@@ -159,7 +175,7 @@ impl Pool {
         // What is freed comes back with a checkpoint: a delete on a full pool waits for it when even the
         // reserve runs out, a write when it would be refused.
         let floor = match intent {
-            Intent::Grow => self.kept_from_growth(total),
+            Intent::Grow | Intent::Promised => self.kept_from_data(intent, total),
             Intent::Shrink => reserve / 2,
         };
         let short = free <= floor || for_nodes <= self.node_floor(intent, total);
@@ -173,13 +189,14 @@ impl Pool {
     }
 
     /// Allocates 1 to `want` consecutive blocks for data, in flight.
-    pub(super) fn allocate_data(&self, want: u32) -> Result<Run> {
+    pub(super) fn allocate_data(&self, want: u32, intent: Intent) -> Result<Run> {
         self.check_failed()?;
         for again in [true, false] {
             let (run, held) = {
                 let mut space = self.space.lock();
-                let kept = self.kept_from_growth(space.total_blocks());
-                space.set_node_reserve(kept);
+                let total = space.total_blocks();
+                let kept = self.kept_from_data(intent, total);
+                space.set_node_reserve(kept.min(self.kept_from_growth(total)));
                 let room = space.free_blocks().saturating_sub(kept).min(u64::from(want)) as u32;
                 let run = if room > 0 { space.allocate(Class::Data, room) } else { None };
                 (run, space.held_blocks())

@@ -56,8 +56,12 @@ fn get(source: &Source, number: u64) -> Option<Vec<u8>> {
 }
 
 fn write(volume: &Volume, ino: InodeNo, block: u64, bytes: &[u8]) -> Result<()> {
-    let fresh = volume.write_blocks(bytes)?;
-    let mut update = volume.update(Intent::Grow)?;
+    write_as(Intent::Grow, volume, ino, block, bytes)
+}
+
+fn write_as(intent: Intent, volume: &Volume, ino: InodeNo, block: u64, bytes: &[u8]) -> Result<()> {
+    let fresh = volume.write_blocks(bytes, intent)?;
+    let mut update = volume.update(intent)?;
     let mut edits = Vec::new();
     if update.reader().get(inode(ino), |_| ())?.is_none() {
         edits.push(Edit::Put { key: inode(ino), value: vec![0; 64] });
@@ -212,6 +216,74 @@ fn a_full_pool_says_so_and_deletes_go_on() {
 }
 
 #[test]
+fn what_was_promised_is_there_whoever_else_takes_room() {
+    const PROMISED_BLOCKS: u64 = 256;
+    let (_, pool, volume) = new_pool(16 << 20);
+    let root = Edit::Put { key: inode(ROOT_INODE), value: vec![0; 64] };
+    let other = pool.create_volume("other", &[root]).unwrap();
+    assert!(!other.is_any_promised());
+    volume.set_promised(PROMISED_BLOCKS * 4096);
+    assert!(other.is_any_promised());
+    // Both take what they can, data and nodes.
+    for (taker, ino) in [(&other, 7), (&volume, 8)] {
+        for len in [16, 1] {
+            let full = (0..)
+                .step_by(len)
+                .find_map(|block| write(taker, InodeNo(ino), block, &filled(1, len)).err());
+            assert!(matches!(full, Some(Error::NoSpace)), "{full:?}");
+        }
+        let put = |number| {
+            let key = Key::new(number, KeyKind::Xattr, 0);
+            let edit = Edit::Put { key, value: vec![1; 2000] };
+            taker.update(Intent::Grow).and_then(|update| update.commit(vec![edit])).err()
+        };
+        let full = (1000..).find_map(put);
+        assert!(matches!(full, Some(Error::NoSpace)), "{full:?}");
+        let space = taker.space();
+        // The last one's nodes may go beyond it: hence the part of the reserve.
+        assert!(space.free_bytes >= PROMISED_BLOCKS * 4096 - (64 << 10), "{space:?}");
+        assert!(space.unpromised_bytes < 64 << 10, "{space:?}");
+    }
+    // Alone in their leaves as they may be, the promised blocks fit.
+    for block in 0..PROMISED_BLOCKS {
+        let at = (block * 77 % PROMISED_BLOCKS) * 1000;
+        write_as(Intent::Promised, &volume, InodeNo(9), at, &filled(2, 1)).unwrap();
+    }
+    volume.set_promised(0);
+    assert!(!other.is_any_promised());
+    assert!(matches!(write(&volume, InodeNo(8), 0, &filled(1, 16)), Err(Error::NoSpace)));
+}
+
+#[test]
+fn a_snapshot_leaves_what_was_promised() {
+    let (_, pool, volume) = new_pool(16 << 20);
+    (0..2000).for_each(|number| put(&volume, number, &[1; 1000]));
+    volume.set_promised(volume.space().free_bytes - (1 << 20));
+    let made = pool.create_snapshot(volume.id(), "s");
+    assert!(matches!(made, Err(Error::NoSpace)), "{made:?}");
+    volume.set_promised(volume.space().free_bytes - (3 << 20));
+    let made = pool.create_snapshot(volume.id(), "s").unwrap();
+    let refused = pool.clone_volume(made.member, "clone").err();
+    assert!(matches!(refused, Some(Error::NoSpace)), "{refused:?}");
+    volume.set_promised(0);
+    pool.clone_volume(made.member, "clone").unwrap();
+}
+
+#[test]
+fn what_was_promised_within_a_quota_is_left_to_it() {
+    let (_, pool, volume) = new_pool(64 << 20);
+    pool.set_volume("main", Some(Some(4 << 20)), &[]).unwrap();
+    volume.set_promised(1 << 20);
+    let full =
+        (0..).step_by(16).find_map(|block| write(&volume, InodeNo(8), block, &filled(1, 16)).err());
+    assert!(matches!(full, Some(Error::Quota)), "{full:?}");
+    for block in (0..256 - 16).step_by(16) {
+        write_as(Intent::Promised, &volume, InodeNo(9), block, &filled(2, 16)).unwrap();
+    }
+    assert!(matches!(volume.update(Intent::Grow), Err(Error::Quota)));
+}
+
+#[test]
 fn a_pool_full_of_single_blocks_lets_deletes_go_on() {
     let (_, pool, volume) = new_pool(16 << 20);
     // Gives each file one block in turn; returns how many each has when no more fit.
@@ -351,7 +423,7 @@ fn what_shares_blocks_that_a_power_cut_lost_has_lost_them_too() {
 #[test]
 fn journaled_content_outlives_a_power_cut_without_an_fsync() {
     let (storage, pool, volume) = new_pool(64 << 20);
-    let fresh = volume.write_blocks_journaled(&filled(3, 1)).unwrap();
+    let fresh = volume.write_blocks_journaled(&filled(3, 1), Intent::Grow).unwrap();
     let mut update = volume.update(Intent::Grow).unwrap();
     let mut edits = vec![Edit::Put { key: inode(InodeNo(5)), value: vec![0; 64] }];
     for part in fresh {

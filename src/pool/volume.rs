@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::extents::{Apply, bucket};
 use super::source::{ReadGuard, Source};
@@ -67,6 +67,8 @@ pub struct Volume {
     pub(super) pool: Arc<Pool>,
     pub(super) id: VolumeId,
     pub(super) head: RwLock<Head>,
+    /// See [`Volume::set_promised`].
+    promised_bytes: AtomicU64,
 }
 
 impl fmt::Debug for Volume {
@@ -88,6 +90,8 @@ pub struct Space {
     pub free_bytes: u64,
     /// Bytes that can still be written to all volumes together.
     pub pool_free_bytes: u64,
+    /// Of the free bytes, those that have not been promised to writes that are still to come.
+    pub unpromised_bytes: u64,
     /// It is the quota that lets no more be written, not the pool.
     pub limited_by_quota: bool,
     /// Bytes that its live state refers to.
@@ -124,6 +128,10 @@ impl Drop for Fresh {
 }
 
 impl Volume {
+    pub(super) fn new(pool: Arc<Pool>, id: VolumeId, head: Head) -> Self {
+        Volume { pool, id, head: RwLock::new(head), promised_bytes: AtomicU64::new(0) }
+    }
+
     /// Its number.
     pub fn id(&self) -> VolumeId {
         self.id
@@ -156,11 +164,19 @@ impl Volume {
         if head.deleted {
             return Err(Error::Stale);
         }
-        if intent == Intent::Grow
-            && let Some(quota) = head.quota_bytes
-            && bytes_of(head.root.referenced_blocks()) >= quota
-        {
-            return Err(Error::Quota);
+        if let Some(quota) = head.quota_bytes {
+            let referenced = bytes_of(head.root.referenced_blocks());
+            let full = match intent {
+                Intent::Grow => {
+                    let promised = self.promised_bytes.load(Ordering::Relaxed);
+                    referenced.saturating_add(promised) >= quota
+                }
+                Intent::Promised => referenced >= quota,
+                Intent::Shrink => false,
+            };
+            if full {
+                return Err(Error::Quota);
+            }
         }
         Ok(Update {
             volume: self,
@@ -176,12 +192,13 @@ impl Volume {
     ///
     /// The data is in the host's page cache when this returns, and durable after
     /// [`Volume::sync_inode`] once it is mapped. No lock is held meanwhile.
-    pub fn write_blocks(&self, bytes: &[u8]) -> Result<Vec<Fresh>> {
+    pub fn write_blocks(&self, bytes: &[u8], intent: Intent) -> Result<Vec<Fresh>> {
         assert!(bytes.len().is_multiple_of(BLOCK_SIZE), "whole blocks");
         let mut fresh = Vec::with_capacity(1);
         let mut rest = bytes;
         while !rest.is_empty() {
-            let part = self.allocate((rest.len() / BLOCK_SIZE) as u64, ExtentKind::Written)?;
+            let part =
+                self.allocate((rest.len() / BLOCK_SIZE) as u64, ExtentKind::Written, intent)?;
             let (now, later) = rest.split_at(part.len_blocks() as usize * BLOCK_SIZE);
             let mut part = part;
             part.extent.checksums = now.chunks(BLOCK_SIZE).map(crc32c::crc32c).collect();
@@ -197,9 +214,9 @@ impl Volume {
     /// well: a power cut that keeps the operation keeps them, fsynced or not.
     ///
     /// For blocks that take the place of something that was durable elsewhere, such as content in a leaf.
-    pub fn write_blocks_journaled(&self, bytes: &[u8]) -> Result<Vec<Fresh>> {
+    pub fn write_blocks_journaled(&self, bytes: &[u8], intent: Intent) -> Result<Vec<Fresh>> {
         assert!(bytes.len() <= MAX_CONTENT_BYTES, "{} bytes for the journal", bytes.len());
-        let mut fresh = self.write_blocks(bytes)?;
+        let mut fresh = self.write_blocks(bytes, intent)?;
         let mut rest = bytes;
         for part in &mut fresh {
             let (now, later) = rest.split_at(part.len_blocks() as usize * BLOCK_SIZE);
@@ -214,15 +231,15 @@ impl Volume {
         let mut fresh = Vec::new();
         let mut left = blocks;
         while left > 0 {
-            let part = self.allocate(left, ExtentKind::Preallocated)?;
+            let part = self.allocate(left, ExtentKind::Preallocated, Intent::Grow)?;
             left -= u64::from(part.len_blocks());
             fresh.push(part);
         }
         Ok(fresh)
     }
 
-    fn allocate(&self, want: u64, kind: ExtentKind) -> Result<Fresh> {
-        let run = self.pool.allocate_data(want.min(u64::from(MAX_EXTENT_BLOCKS)) as u32)?;
+    fn allocate(&self, want: u64, kind: ExtentKind, intent: Intent) -> Result<Fresh> {
+        let run = self.pool.allocate_data(want.min(u64::from(MAX_EXTENT_BLOCKS)) as u32, intent)?;
         let extent = Extent {
             addr: run.start,
             birth: Epoch(0),
@@ -238,6 +255,21 @@ impl Volume {
         self.pool.sync_some(Some((self.id, ino)))
     }
 
+    /// Says how many bytes have been promised to writes that are still to come ([`Intent::Promised`]): nothing
+    /// else takes them, in this volume or another one of the pool, nor does a snapshot that would need them for
+    /// copies.
+    pub fn set_promised(&self, bytes: u64) {
+        let before = self.promised_bytes.swap(bytes, Ordering::Relaxed);
+        let all = &self.pool.promised_bytes;
+        all.fetch_add(bytes, Ordering::Relaxed);
+        all.fetch_sub(before, Ordering::Relaxed);
+    }
+
+    /// Whether anything is promised, to whichever volume of the pool.
+    pub fn is_any_promised(&self) -> bool {
+        self.pool.promised_bytes.load(Ordering::Relaxed) > 0
+    }
+
     /// What `df` says.
     pub fn space(&self) -> Space {
         let (referenced, quota) = {
@@ -249,10 +281,15 @@ impl Volume {
         let free_bytes = left.map_or(status.free_bytes, |left| left.min(status.free_bytes));
         let limited_by_quota = left.is_some_and(|left| left < status.free_bytes);
         let total_bytes = quota.unwrap_or(status.total_bytes).min(status.total_bytes);
+        let promised = self.pool.promised_bytes.load(Ordering::Relaxed);
+        let unpromised = status.free_bytes.saturating_sub(promised);
+        let promised = self.promised_bytes.load(Ordering::Relaxed);
+        let unpromised_bytes = unpromised.min(free_bytes.saturating_sub(promised));
         Space {
             total_bytes,
             free_bytes,
             pool_free_bytes: status.free_bytes,
+            unpromised_bytes,
             limited_by_quota,
             referenced_bytes: referenced,
         }

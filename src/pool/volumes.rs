@@ -14,7 +14,7 @@ use crate::format::{
     encode_answers,
 };
 use crate::snapshot::{Lineage, Root};
-use crate::threads::{Planted, RwLock, planted};
+use crate::threads::{Planted, planted};
 
 /// Checks what every name must keep to: 1 to 255 bytes, no `/`, NUL or control character, no leading `.`.
 pub(super) fn check_name(kind: &str, name: &str) -> Result<()> {
@@ -153,7 +153,7 @@ impl Pool {
 
     /// Opens a head. The lineage is not locked.
     pub(super) fn add_volume(self: &Arc<Self>, id: VolumeId, head: Head) {
-        let volume = Volume { pool: Arc::clone(self), id, head: RwLock::new(head) };
+        let volume = Volume::new(Arc::clone(self), id, head);
         self.volumes.write().insert(id, Arc::new(volume));
     }
 

@@ -62,3 +62,34 @@ fn volumes_and_files_that_are_filled_at_once_get_no_more_than_there_is() {
         place.amberfs(&["-q", "check", "pool", "--data"]).ok();
     }
 }
+
+/// What a volume was promised is free for others once it has come, though nobody writes there any more.
+#[test]
+fn what_was_promised_and_has_come_keeps_nobody_from_the_rest() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    place.amberfs(&["pool", "create", "pool", "--size", "64M"]).ok();
+    let mounts = ["a", "b"].map(|name| {
+        let mnt = place.mkdir(name);
+        place.amberfs(&["mount", "--create", &format!("pool:{name}"), mnt.to_str().unwrap()]).ok();
+        mnt
+    });
+    // Each is more than what it leaves.
+    let write = |name: &str, mib: usize| {
+        let mut file = File::create(mounts[0].join(name)).unwrap();
+        (0..mib).for_each(|_| file.write_all(&[7; 1 << 20]).unwrap());
+    };
+    write("f", 32);
+    std::os::unix::fs::symlink("x".repeat(4000), mounts[1].join("link")).unwrap();
+    write("g", 15);
+    place.amberfs(&["volume", "create", "pool:c"]).ok();
+    write("h", 5);
+    place.amberfs(&["snapshot", "create", "pool:b@s"]).ok();
+    place.amberfs(&["clone", "pool:b@s", "d"]).ok();
+    for mnt in &mounts {
+        place.amberfs(&["umount", mnt.to_str().unwrap()]).ok();
+    }
+    place.amberfs(&["-q", "check", "pool", "--data"]).ok();
+}

@@ -29,14 +29,14 @@ fn open(path: &Path, flags: i32) -> File {
 }
 
 /// Memory whose first byte begins a page.
-struct Aligned(Vec<u8>);
+pub(crate) struct Aligned(Vec<u8>);
 
 impl Aligned {
-    fn new(len: usize) -> Self {
+    pub(crate) fn new(len: usize) -> Self {
         Aligned(vec![0; len + PAGE])
     }
 
-    fn bytes(&mut self, len: usize) -> &mut [u8] {
+    pub(crate) fn bytes(&mut self, len: usize) -> &mut [u8] {
         let start = self.0.as_ptr().align_offset(PAGE);
         &mut self.0[start..start + len]
     }

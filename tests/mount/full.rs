@@ -2,9 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::Command;
 
+use crate::direct::Aligned;
 use crate::random::Random;
 use crate::support::TestMount;
 
@@ -188,4 +189,86 @@ fn many_writers_of_a_full_volume_do_not_stop_those_who_seek_and_allocate() {
         }
     }
     m.check();
+}
+
+/// Takes room by one way, with a number that makes names differ.
+type Taker = fn(&TestMount, usize) -> io::Result<()>;
+
+fn takes_by_preallocating(m: &TestMount, number: usize) -> io::Result<()> {
+    let file = File::create(m.path(&format!("preallocated{number}")))?;
+    Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, 8192)?)
+}
+
+fn takes_by_links(m: &TestMount, number: usize) -> io::Result<()> {
+    std::os::unix::fs::symlink("x".repeat(4000), m.path(&format!("link{number}")))
+}
+
+fn takes_by_attributes(m: &TestMount, number: usize) -> io::Result<()> {
+    let path = m.path(&format!("attributes{number}"));
+    File::create(&path)?;
+    let flags = rustix::fs::XattrFlags::empty();
+    Ok(rustix::fs::setxattr(path, "user.x", &[1; 16_000], flags)?)
+}
+
+fn takes_by_direct_writes(m: &TestMount, number: usize) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).custom_flags(libc::O_DIRECT);
+    let file = options.open(m.path(&format!("direct{number}")))?;
+    file.write_all_at(Aligned::new(16384).bytes(16384), 0)
+}
+
+fn takes_by_copying(m: &TestMount, number: usize) -> io::Result<()> {
+    // Parts of blocks can't be shared.
+    let from = File::open(m.path("small"))?;
+    let to = File::create(m.path(&format!("copied{number}")))?;
+    rustix::fs::copy_file_range(from, Some(&mut 1), to, Some(&mut 3), 9000)?;
+    Ok(())
+}
+
+fn takes_by_enlarging(m: &TestMount, number: usize) -> io::Result<()> {
+    // The last block of what becomes longer is written anew, out of the leaf.
+    let file = File::create(m.path(&format!("longer{number}")))?;
+    file.write_all_at(&[1; 100], 0)?;
+    file.sync_all()?;
+    file.set_len(100_000)
+}
+
+/// A write that was acknowledged has its room, whatever takes room before the kernel passes it on.
+#[test]
+fn what_was_acknowledged_keeps_its_room_whoever_else_takes_some() {
+    let takers: [(&str, Taker); 6] = [
+        ("preallocating", takes_by_preallocating),
+        ("links", takes_by_links),
+        ("attributes", takes_by_attributes),
+        ("direct writes", takes_by_direct_writes),
+        ("copying", takes_by_copying),
+        ("enlarging", takes_by_enlarging),
+    ];
+    let mut lost = Vec::new();
+    for (name, take) in takers {
+        let m = TestMount::of_size(48 << 20);
+        fs::write(m.path("small"), [2; 20_000]).unwrap();
+        let most = File::create(m.path("most")).unwrap();
+        most.write_all_at(&vec![1; 38 << 20], 0).unwrap();
+        most.sync_all().unwrap();
+        let promised = File::create(m.path("promised")).unwrap();
+        promised.write_all_at(&[3; 1 << 20], 0).unwrap();
+        let mut taken = 0;
+        let error = loop {
+            match take(&m, taken) {
+                Ok(()) => taken += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(errno(&error), Some(libc::ENOSPC), "{name}");
+        assert!(taken > 0, "{name} takes nothing");
+        let synced = promised.sync_all();
+        let bytes = fs::read(m.path("promised")).unwrap();
+        if synced.is_err() || bytes != [3; 1 << 20] {
+            lost.push((name, taken, synced));
+        }
+        drop((most, promised));
+        m.check();
+    }
+    assert!(lost.is_empty(), "{lost:?}");
 }

@@ -67,7 +67,7 @@ fn a_mapping_dirties_nothing_any_more_once_it_is_prepared() {
         unmap(&volume, 5, block, 1);
         write(&volume, file, block - 1, &filled(2, 1)).unwrap();
         pool.checkpoint().unwrap();
-        let fresh = volume.write_blocks(&filled(3, 1)).unwrap().remove(0);
+        let fresh = volume.write_blocks(&filled(3, 1), Intent::Grow).unwrap().remove(0);
         let mut edit = volume.update(Intent::Grow).unwrap().map(file, block, fresh);
         if let Edit::Map { extent, .. } = &mut edit {
             extent.birth = pool.epoch();
