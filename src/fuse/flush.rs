@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::helper::Helper;
 use super::notify::Notifier;
@@ -41,6 +41,8 @@ pub(crate) struct Flusher {
     notifier: Notifier,
     /// For flushes, and for write-backs on behalf of a caller that holds the inode's lock.
     helpers: Option<(Helper, Helper)>,
+    /// Held while the kernel is asked what it has, which keeps the mount busy.
+    asking: Mutex<()>,
     /// Thread ids that are flushing now, and how many, so that the common case takes no lock.
     threads: Mutex<Vec<u32>>,
     running: AtomicUsize,
@@ -49,9 +51,9 @@ pub(crate) struct Flusher {
 impl Flusher {
     /// `program` is what runs [`super::flush_helper`] when started with its argument.
     pub(crate) fn new(dir: PathBuf, notifier: Notifier, program: Option<PathBuf>) -> Self {
-        let (threads, running) = (Mutex::default(), AtomicUsize::new(0));
+        let (asking, threads, running) = Default::default();
         let helpers = program.map(|program| (Helper::new(program.clone()), Helper::new(program)));
-        Flusher { dir, place: OnceLock::new(), notifier, helpers, threads, running }
+        Flusher { dir, place: OnceLock::new(), notifier, helpers, asking, threads, running }
     }
 
     /// Says by which `st_dev` the mount is known.
@@ -106,7 +108,13 @@ impl Flusher {
         }
         let helper = self.helpers.as_ref().map(|(_, write_back)| write_back);
         let targets: Vec<_> = nodes.iter().map(|node| Target::by_handle(node.0)).collect();
+        let _asking = self.asking.lock();
         self.bring_in(helper, &targets, How::Absent).into_iter().map(NodeId).collect()
+    }
+
+    /// While it lives, nobody is asked what is absent, and so the mount is not busy by that.
+    pub(crate) fn without_asking(&self) -> MutexGuard<'_, ()> {
+        self.asking.lock()
     }
 
     /// The last resort.

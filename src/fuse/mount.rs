@@ -294,6 +294,9 @@ impl Mount {
     fn spawn_settling(&self) {
         /// Between two questions: how long an unlinked file's space may stay taken.
         const PAUSE: Duration = Duration::from_secs(1);
+        /// Inodes that one question is about. The mount is busy while it lasts, and is not for so many times as long.
+        const BATCH: usize = 64;
+        const REST: u32 = 4;
         /// After which every request that comes again has been read, if none waits: they come first, at once.
         const ALL_CAME: Duration = Duration::from_secs(60);
         let (alive, context) = (Arc::clone(&self.alive), Arc::downgrade(&self.context));
@@ -303,13 +306,14 @@ impl Mount {
         let settle = move || {
             while !alive.wait_until(Some(Instant::now() + PAUSE)) {
                 let Some(context) = context.upgrade() else { return };
-                let doubtful = context.fs.doubtful();
-                if !doubtful.is_empty() {
-                    context
-                        .flusher
-                        .absent(&doubtful)
-                        .iter()
-                        .for_each(|node| context.fs.gone(*node));
+                for batch in context.fs.doubtful().chunks(BATCH) {
+                    let begun = Instant::now();
+                    let absent = context.flusher.absent(batch);
+                    let rest = begun.elapsed() * REST;
+                    absent.iter().for_each(|node| context.fs.gone(*node));
+                    if alive.wait_until(Some(Instant::now() + rest)) {
+                        return;
+                    }
                 }
                 if since.elapsed() > ALL_CAME && !context.device.has_more() {
                     drop(earlier.take());
@@ -493,6 +497,7 @@ impl Mount {
             }
             _ => {}
         }
+        let not_asking = self.context.flusher.without_asking();
         match sys::unmount(&self.dir, false) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
                 return Err(MountError::Busy { dir: self.dir.clone() });
@@ -507,6 +512,7 @@ impl Mount {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
             other => other.map_err(failed)?,
         }
+        drop(not_asking);
         if !self.wait_timeout(END_TIMEOUT) {
             tracing::info!(dir = %self.dir.display(), "unmounted here, still mounted elsewhere");
         }
