@@ -75,6 +75,7 @@ pub use self::types::{
     Atime, Attr, Caller, DirEntry, Entry, FsOptions, Handle, SetAttr, SetTime, SnapDir, StatFs,
     Whence, WriteFlags,
 };
+pub use self::write::Part;
 pub use crate::format::{FileKind, InodeNo, Timestamp};
 
 use self::orphan::Unfinished;

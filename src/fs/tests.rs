@@ -20,6 +20,7 @@ use super::records::Records;
 use super::transaction::Transaction;
 use super::*;
 use crate::device::Storage;
+use crate::format::RequestId;
 use crate::pool::{Clock, CreateOptions, OpenOptions, Pool};
 
 /// A clock that ticks a microsecond with every look at it.

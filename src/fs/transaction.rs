@@ -6,8 +6,8 @@
 use super::error::Error;
 use super::records::{Records, dirent_key, inode_key, orphan_key};
 use crate::format::{
-    BLOCK_SIZE, Dirent, Edit, FileKind, Inode, InodeNo, Key, MAX_SLOT, MAX_VALUE, OrphanKind,
-    Timestamp, dirent_chain,
+    Answer, BLOCK_SIZE, Dirent, Edit, FileKind, Inode, InodeNo, Key, MAX_SLOT, MAX_VALUE,
+    OrphanKind, Timestamp, dirent_chain,
 };
 use crate::pool::Reader;
 use crate::pool::{Fresh, Intent, Update, Volume};
@@ -104,6 +104,12 @@ impl<'v> Transaction<'v> {
     /// [`Update::completes`] for `result`.
     pub(super) fn complete(mut self, result: u64) -> Result<(), Error> {
         self.update.completes(result);
+        self.commit()
+    }
+
+    /// As [`Transaction::commit`], and completes these requests.
+    pub(super) fn complete_together(mut self, answers: &[Answer]) -> Result<(), Error> {
+        self.update.completes_together(answers);
         self.commit()
     }
 

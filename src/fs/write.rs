@@ -13,8 +13,21 @@ use super::records::{Records, inline_key};
 use super::transaction::Transaction;
 use super::types::{Handle, WriteFlags};
 use super::{Filesystem, NodeId};
-use crate::format::{BLOCK_SIZE, FileKind, Inode, InodeFlags, InodeNo, MAX_FILE_SIZE, MAX_INLINE};
+use crate::format::{
+    Answer, BLOCK_SIZE, FileKind, Inode, InodeFlags, InodeNo, MAX_FILE_SIZE, MAX_INLINE, RequestId,
+};
 use crate::pool::{Fresh, Intent};
+
+/// One of several writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Part<'a> {
+    /// The request that it carries out.
+    pub request: RequestId,
+    /// Where in the file.
+    pub offset: u64,
+    /// What is written.
+    pub data: &'a [u8],
+}
 
 impl Filesystem {
     /// Writes `data` at an offset: all of it, or nothing with an error.
@@ -49,6 +62,49 @@ impl Filesystem {
             self.write_parts(ino, offset, data, Settle::of(flags))
         });
         self.report(node, result).map(|()| data.len())
+    }
+
+    /// Carries out writes of whole blocks of one file that come from the kernel's page cache, all in one commit that
+    /// completes their requests; false, and nothing is done, where they can't be made so.
+    ///
+    /// Errors are those of [`Filesystem::write`], and are not reported: the caller tries each by itself.
+    pub fn write_together(&self, node: NodeId, writes: &[Part<'_>]) -> Result<bool, Error> {
+        let ino = self.writable(node)?;
+        let blocks = |write: &Part<'_>| {
+            let end = write.offset.checked_add(write.data.len() as u64)?;
+            let whole = write.offset.is_multiple_of(BLOCK) && end.is_multiple_of(BLOCK);
+            (whole && end <= MAX_FILE_SIZE && !write.data.is_empty()).then_some(end)
+        };
+        let ends: Option<Vec<u64>> = writes.iter().map(blocks).collect();
+        let Some(ends) = ends else { return Ok(false) };
+        // A commit may map a block once only.
+        let mut ranges: Vec<_> = writes.iter().map(|it| it.offset).zip(ends).collect();
+        ranges.sort_unstable();
+        if ranges.windows(2).any(|two| matches!(two, [(_, end), (next, _)] if end > next)) {
+            return Ok(false);
+        }
+        let end = ranges.last().map_or(0, |(_, end)| *end);
+        let _content = self.content.shared(ino);
+        if self.regular(ino)?.flags.has(InodeFlags::INLINE) {
+            return Ok(false);
+        }
+        let all = writes.iter().map(|write| write.data).collect::<Vec<_>>().concat();
+        let lengths = writes.iter().map(|write| write.data.len() as u64 / BLOCK);
+        let fresh = self.volume.write_pieces(&all, lengths, Intent::Promised)?;
+        let mut tx = self.begin(Intent::Promised)?;
+        let mut inode = tx.inode(ino)?;
+        if inode.flags.has(InodeFlags::INLINE) {
+            return Ok(false);
+        }
+        inode.size = inode.size.max(end);
+        tx.put_inode(ino, &inode);
+        for (write, fresh) in writes.iter().zip(fresh) {
+            tx.map(ino, write.offset / BLOCK, fresh);
+        }
+        let answer =
+            |write: &Part<'_>| Answer { request: write.request, result: write.data.len() as u64 };
+        tx.complete_together(&writes.iter().map(answer).collect::<Vec<_>>())?;
+        Ok(true)
     }
 
     /// Reads the inode of a live regular file whose content is to be changed. The content lock is held.

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::abi::OUT_HEADER_BYTES;
@@ -32,6 +33,10 @@ pub(crate) enum Received {
 impl Device {
     /// Takes a descriptor on which INIT has been answered.
     pub(crate) fn new(fd: OwnedFd) -> Self {
+        // An earlier process may have died while it received without waiting.
+        if let Err(error) = set_waiting(&fd, true) {
+            tracing::debug!(%error, "/dev/fuse keeps its flags");
+        }
         Device { fd, ended: AtomicBool::new(false) }
     }
 
@@ -60,6 +65,26 @@ impl Device {
         }
     }
 
+    /// Receives requests without waiting: `receive` is given what reads one into a buffer, or nothing when none is
+    /// there. Nobody else may receive meanwhile.
+    pub(crate) fn receive_present(
+        &self,
+        receive: impl FnOnce(&dyn Fn(&mut [u8]) -> Option<usize>),
+    ) -> io::Result<()> {
+        set_waiting(&self.fd, false)?;
+        receive(&|buffer| {
+            loop {
+                match rustix::io::read(&self.fd, &mut *buffer) {
+                    Ok(len) => return (len > 0).then_some(len),
+                    Err(Errno::NOENT | Errno::INTR) => {}
+                    // The session's end will be met again by who waits.
+                    Err(_) => return None,
+                }
+            }
+        });
+        set_waiting(&self.fd, true)
+    }
+
     /// Whether a request waits to be received.
     pub(crate) fn has_more(&self) -> bool {
         let mut polled = [PollFd::new(&self.fd, PollFlags::IN)];
@@ -71,8 +96,16 @@ impl Device {
     /// # Errors
     /// ENOENT when the request has been interrupted or is not there (any more).
     pub(crate) fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        rustix::io::writev(&self.fd, parts)?;
-        Ok(())
+        loop {
+            match rustix::io::writev(&self.fd, parts) {
+                // Only a socket in the device's place can be full.
+                Err(Errno::AGAIN) => {
+                    let mut polled = [PollFd::new(&self.fd, PollFlags::OUT)];
+                    rustix::event::poll(&mut polled, None)?;
+                }
+                sent => return sent.map(drop).map_err(io::Error::from),
+            }
+        }
     }
 
     /// Whether the kernel waits for the reply to a request that this session's descriptor has given out.
@@ -89,6 +122,14 @@ impl Device {
     pub(crate) fn ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
+}
+
+/// Whether a read waits until there is something.
+fn set_waiting(fd: &OwnedFd, waits: bool) -> io::Result<()> {
+    let mut flags = rustix::fs::fcntl_getfl(fd)?;
+    flags.set(OFlags::NONBLOCK, !waits);
+    rustix::fs::fcntl_setfl(fd, flags)?;
+    Ok(())
 }
 
 impl AsFd for Device {

@@ -19,6 +19,7 @@
 
 mod abi;
 mod backing;
+mod batch;
 mod credentials;
 mod crew;
 mod cursor;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::abi::{IN_HEADER_BYTES, MAX_PAYLOAD_BYTES};
+use super::batch::{Ahead, Behind};
 use super::decode::{Header, Request};
 use super::device::Received;
 use super::dispatch::{Context, Scratch, finish};
@@ -96,18 +97,33 @@ pub(crate) fn serve(context: &Context, lanes: &Lanes, inbox: &mut Inbox) {
     if let Some(bytes) = inbox.left() {
         take_on(context, lanes, Arrived { bytes, again: true, noted }, &mut scratch);
     }
-    let mut patience = Patience::new();
+    let (mut patience, mut ahead) = (Patience::new(), Ahead::default());
     loop {
         context.crew.wait_for_turn();
         patience.look(|| context.device.has_more());
         match context.device.receive(inbox.open()) {
             Ok(Received::Request(len)) => {
-                context.crew.received();
                 patience.ends();
                 let noted = inbox.noted();
-                if let Some(bytes) = inbox.request(len) {
+                let bytes = inbox.request(len).unwrap_or_default();
+                let behind = match &context.in_flight {
+                    // There is a place for one.
+                    Some(_) => Behind::default(),
+                    None => ahead.read(&context.device, bytes),
+                };
+                context.crew.received();
+                let mut take_on = |bytes, noted| {
                     take_on(context, lanes, Arrived { bytes, again: false, noted }, &mut scratch);
+                };
+                if behind.small_writes.is_empty() {
+                    take_on(bytes, noted);
+                } else {
+                    let all = [&[bytes], &behind.small_writes[..]].concat();
+                    if !context.write_together(&all) {
+                        all.into_iter().for_each(|bytes| take_on(bytes, None));
+                    }
                 }
+                behind.other.into_iter().for_each(|bytes| take_on(bytes, None));
             }
             Ok(Received::End) => {
                 context.crew.end();

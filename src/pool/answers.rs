@@ -46,6 +46,21 @@ pub(super) fn current() -> Option<RequestId> {
     }
 }
 
+/// Ends requests that were carried out together, also when that panics.
+struct CarryingOutTogether<'a> {
+    answers: &'a Answers,
+    requests: &'a [Answer],
+}
+
+impl Drop for CarryingOutTogether<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.answers.waiting.lock();
+        for answer in self.requests {
+            waiting.remove(&answer.request);
+        }
+    }
+}
+
 /// Ends the thread's request, also when it panics.
 struct CarryingOut<'a>(&'a Answers);
 
@@ -89,7 +104,13 @@ impl Answers {
     /// Notes that the thread's request is in the journal. The gate is held.
     pub(super) fn completed(&self, answer: Answer) {
         CURRENT.set(Current::Completed(answer.request));
-        self.waiting.lock().insert(answer.request, answer.result);
+        self.completed_together(&[answer]);
+    }
+
+    /// Notes that requests of one commit are in the journal. The gate is held.
+    pub(super) fn completed_together(&self, answers: &[Answer]) {
+        let mut waiting = self.waiting.lock();
+        waiting.extend(answers.iter().map(|answer| (answer.request, answer.result)));
     }
 
     /// Takes over what replay has found; the latest where they are more than can matter.
@@ -126,6 +147,13 @@ impl Pool {
     pub fn carry_out<T>(&self, request: RequestId, run: impl FnOnce() -> T) -> T {
         CURRENT.set(Current::Request(request));
         let _ending = CarryingOut(&self.answers);
+        run()
+    }
+
+    /// As [`Pool::carry_out`], for requests that one commit carries out all of, or none:
+    /// [`super::Update::completes_together`].
+    pub fn carry_out_together<T>(&self, requests: &[Answer], run: impl FnOnce() -> T) -> T {
+        let _ending = CarryingOutTogether { answers: &self.answers, requests };
         run()
     }
 

@@ -1,5 +1,6 @@
 //! The head of a volume: its lock, and operations on it.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -114,6 +115,15 @@ impl Fresh {
         self.extent.len_blocks
     }
 
+    /// Splits it: the first `len_blocks`, fewer than there are, stay, and the others are returned.
+    fn split_off(&mut self, len_blocks: u32) -> Fresh {
+        let rest = self.extent.part(len_blocks, self.extent.len_blocks - len_blocks);
+        self.extent = self.extent.part(0, len_blocks);
+        let bytes = (len_blocks as usize * BLOCK_SIZE).min(self.content.len());
+        let content = self.content.split_off(bytes);
+        Fresh { pool: Arc::clone(&self.pool), extent: rest, content, armed: true }
+    }
+
     fn commit(mut self) {
         self.armed = false;
     }
@@ -185,6 +195,7 @@ impl Volume {
             fresh: Vec::new(),
             contents: Vec::new(),
             result: None,
+            together: Vec::new(),
         })
     }
 
@@ -208,6 +219,29 @@ impl Volume {
             rest = later;
         }
         Ok(fresh)
+    }
+
+    /// As [`Volume::write_blocks`], and returns the blocks in pieces of these lengths, which add up to the whole.
+    pub fn write_pieces(
+        &self,
+        bytes: &[u8],
+        pieces: impl Iterator<Item = u64>,
+        intent: Intent,
+    ) -> Result<Vec<Vec<Fresh>>> {
+        let mut rest: VecDeque<Fresh> = self.write_blocks(bytes, intent)?.into();
+        let take = |mut left: u64| {
+            let mut piece = Vec::with_capacity(1);
+            while left > 0 {
+                let Some(mut fresh) = rest.pop_front() else { break };
+                if u64::from(fresh.len_blocks()) > left {
+                    rest.push_front(fresh.split_off(left as u32));
+                }
+                left -= u64::from(fresh.len_blocks());
+                piece.push(fresh);
+            }
+            piece
+        };
+        Ok(pieces.map(take).collect())
     }
 
     /// As [`Volume::write_blocks`], for at most [`MAX_CONTENT_BYTES`] that the operation's record carries as
@@ -313,6 +347,8 @@ pub struct Update<'a> {
     contents: Vec<Edit>,
     /// Of the request that the commit completes.
     result: Option<u64>,
+    /// Of requests that it completes together.
+    together: Vec<Answer>,
 }
 
 impl Update<'_> {
@@ -361,6 +397,11 @@ impl Update<'_> {
         self.result = Some(result);
     }
 
+    /// Says that the commit completes all of these requests: see [`Pool::carry_out_together`].
+    pub fn completes_together(&mut self, answers: &[Answer]) {
+        self.together.extend_from_slice(answers);
+    }
+
     /// Makes the changes: atomic, and acknowledged when this returns, so that they survive this process.
     ///
     /// On an error nothing has changed, unless the pool has gone read-only.
@@ -380,10 +421,13 @@ impl Update<'_> {
             head.record.0.clear();
             let completed = self.result.zip(answers::current());
             let completed = completed.map(|(result, request)| Answer { request, result });
-            encode_answers(completed.as_slice(), &mut head.record);
+            let together = std::mem::take(&mut self.together);
+            let answers = if together.is_empty() { completed.as_slice() } else { &together };
+            encode_answers(answers, &mut head.record);
             encode_commit(self.volume.id, &edits, &mut head.record);
             let seq = pool.journal.append(&head.record.0)?;
             completed.into_iter().for_each(|answer| pool.answers.completed(answer));
+            pool.answers.completed_together(&together);
             Ok(seq)
         });
         let applied = prepared.as_ref().is_ok().then(|| {

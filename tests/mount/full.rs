@@ -191,6 +191,30 @@ fn many_writers_of_a_full_volume_do_not_stop_those_who_seek_and_allocate() {
     m.check();
 }
 
+#[test]
+fn a_file_on_a_full_volume_can_be_cut_within_a_block() {
+    let m = TestMount::of_size(48 << 20);
+    let path = m.path("f");
+    let mut file = File::create(&path).unwrap();
+    let (done, _) = fill(&mut file, 1 << 20);
+    file.sync_all().unwrap();
+    while rustix::fs::fallocate(
+        File::create(m.path("rest")).unwrap(),
+        rustix::fs::FallocateFlags::KEEP_SIZE,
+        0,
+        4096,
+    )
+    .is_ok()
+    {
+        fs::rename(m.path("rest"), m.path("kept")).unwrap();
+    }
+    for cut in 1..100 {
+        file.set_len(done - cut * 10_000 - 1).unwrap();
+    }
+    drop(file);
+    m.check();
+}
+
 /// Takes room by one way, with a number that makes names differ.
 type Taker = fn(&TestMount, usize) -> io::Result<()>;
 

@@ -188,6 +188,84 @@ fn fallocate_reserves_punches_and_zeroes() {
     assert_eq!(file.blocks(), 1, "nothing was taken");
 }
 
+fn part(number: u64, offset: usize, data: &[u8]) -> Part<'_> {
+    let request = RequestId { session: 1, unique: number * 2 };
+    Part { request, offset: offset as u64, data }
+}
+
+#[test]
+fn writes_that_are_made_together_are_as_if_made_one_after_the_other() {
+    let mut file = Twin::new();
+    file.write(0, &pattern(1, 40 * B));
+    file.fallocate(60 * B, 20 * B, libc::FALLOC_FL_KEEP_SIZE);
+    let mut random = 7u64;
+    for round in 0..50 {
+        let mut contents: Vec<_> = (0..32)
+            .map(|number| {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let (at, len) =
+                    ((random >> 40) as usize % 90 * B, (1 + (random >> 60) as usize % 4) * B);
+                (at, pattern(round * 100 + number, len))
+            })
+            .collect();
+        // In any order, but each block once.
+        let mut taken = std::collections::BTreeSet::new();
+        contents.retain(|(at, data)| (*at..at + data.len()).step_by(B).all(|at| taken.insert(at)));
+        assert!(contents.len() > 5);
+        let parts: Vec<_> =
+            contents.iter().zip(0..).map(|((at, data), number)| part(number, *at, data)).collect();
+        assert_eq!(file.world.fs.write_together(file.node, &parts), Ok(true));
+        for (at, data) in &contents {
+            let end = at + data.len();
+            file.model.resize(file.model.len().max(end), 0);
+            file.model[*at..end].copy_from_slice(data);
+        }
+        file.check();
+        if round % 20 == 0 {
+            file.world.mkdir(&format!(".snapshots/s{round}")).unwrap();
+        }
+    }
+    let Twin { world, node, model } = file;
+    let world = world.crash();
+    assert!(world.content(node) == model);
+    let report = crate::check::check(&world.remount().storage, &Default::default(), &mut |_| {});
+    assert!(report.unwrap().is_clean());
+}
+
+#[test]
+fn what_cannot_be_written_together_leaves_all_as_it_was() {
+    let mut file = Twin::new();
+    file.write(0, &pattern(1, 100));
+    let block = pattern(2, B);
+    let together = |file: &Twin, parts: &[Part<'_>]| {
+        let done = file.world.fs.write_together(file.node, parts);
+        file.check();
+        done
+    };
+    assert_eq!(together(&file, &[part(1, 0, &block)]), Ok(false), "it is in the leaf");
+    file.write(0, &pattern(1, 3 * B));
+    assert_eq!(together(&file, &[part(1, 0, &block), part(2, 100, &block)]), Ok(false));
+    assert_eq!(together(&file, &[part(1, 0, &block), part(2, B, &block[1..])]), Ok(false));
+    assert_eq!(together(&file, &[part(1, 0, &block), part(2, B, &[])]), Ok(false));
+    let beyond = i64::MAX as usize / B * B;
+    assert_eq!(together(&file, &[part(1, 0, &block), part(2, beyond, &block)]), Ok(false));
+    let two = pattern(3, 2 * B);
+    assert_eq!(together(&file, &[part(1, B, &block), part(2, 0, &two)]), Ok(false));
+    assert_eq!(together(&file, &[part(1, usize::MAX / B * B, &block)]), Ok(false));
+    let fs = &file.world.fs;
+    let dir = file.world.mkdir("d").unwrap().node;
+    assert_eq!(fs.write_together(dir, &[part(1, 0, &block)]), Err(Error::IsDirectory));
+    // One too many for what is free: what was written of it is given back.
+    file.world.pool.set_volume("main", Some(Some(1 << 20)), &[]).unwrap();
+    let large = pattern(3, 1 << 20);
+    assert_eq!(file.world.fs.write_together(file.node, &[part(1, B, &large)]), Ok(true));
+    file.model.resize((1 << 20) + B, 0);
+    file.model[B..].copy_from_slice(&large);
+    let used = file.world.pool.status().used_bytes;
+    assert_eq!(together(&file, &[part(1, 0, &block), part(2, B, &block)]), Err(Error::Quota));
+    assert_eq!(file.world.pool.status().used_bytes, used);
+}
+
 #[test]
 fn punching_an_edge_at_the_end_frees_the_block() {
     let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;

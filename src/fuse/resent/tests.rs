@@ -3,14 +3,17 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair, sockopt,
+};
 
 use super::super::abi::{IN_HEADER_BYTES, OUT_HEADER_BYTES, fattr, opcode};
 use super::super::backing::Backing;
+use super::super::batch::Ahead;
 use super::super::device::Device;
 use super::super::flush::Flusher;
 use super::super::in_flight::{InFlight, Inbox};
@@ -66,6 +69,7 @@ impl Served {
         };
         let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
         let (kernel, ours) = socketpair(family, kind, SocketFlags::empty(), None).unwrap();
+        sockopt::set_socket_send_buffer_size(&kernel, 1 << 20).unwrap();
         let device = Arc::new(Device::new(ours));
         let notifier = Notifier::new(Arc::clone(&device));
         let context = Context {
@@ -474,4 +478,104 @@ fn an_answer_is_kept_until_the_reply_of_who_may_ask_for_it() {
     assert_eq!(next.serve_again(&bytes).0, 0, "it is answered, though there is no such file");
     waits.none();
     assert_eq!(next.serve_again(&bytes).0, libc::ENOENT);
+}
+
+/// A WRITE of the kernel's page cache.
+fn cached_write(unique: u64, node: u64, offset: u64, data: &[u8]) -> Vec<u8> {
+    const WRITE_CACHE: u32 = 1;
+    let len = u32::try_from(data.len()).unwrap();
+    let front = [longs(&[libc::O_RDWR as u64 + 1, offset]), words(&[len, WRITE_CACHE])];
+    let rest = [longs(&[0]), words(&[flags(libc::O_RDWR), 0]), data.to_vec()];
+    request(opcode::WRITE, unique, node, &[front.concat(), rest.concat()].concat())
+}
+
+fn sent(served: &Served, bytes: &[u8]) {
+    let sent = send(&served.kernel, bytes, SendFlags::empty()).unwrap();
+    assert_eq!(sent, bytes.len());
+}
+
+/// Number and error of each reply that has come.
+fn replies(served: &Served) -> Vec<(u64, i32)> {
+    let mut received = [0; 4096];
+    let mut all = Vec::new();
+    while let Ok((len, _)) = recv(&served.kernel, &mut received[..], RecvFlags::DONTWAIT) {
+        assert!(len >= OUT_HEADER_BYTES);
+        let unique = u64::from_ne_bytes(received[8..16].try_into().unwrap());
+        all.push((unique, i32::from_ne_bytes(received[4..8].try_into().unwrap())));
+    }
+    all
+}
+
+#[test]
+fn small_writes_that_were_read_together_are_carried_out_together_once() {
+    const B: u64 = 4096;
+    let (storage, first, nodes) = volume(Again::Sent);
+    let writes: Vec<_> = [(2, 1), (9, 2), (0, 3), (1, 4), (30, 5)]
+        .iter()
+        .zip(1..)
+        .map(|((block, byte), number)| {
+            cached_write(number * 2, nodes.file, block * B, &[*byte; B as usize])
+        })
+        .collect();
+    let unaligned = cached_write(20, nodes.file, 5, b"hello");
+    for bytes in [&writes[1..], std::slice::from_ref(&unaligned), &writes[..1]].concat() {
+        sent(&first, &bytes);
+    }
+    let mut ahead = Ahead::default();
+    let behind = ahead.read(&first.context.device, &writes[0]);
+    assert_eq!(behind.small_writes, &writes[1..], "up to the one that is something else");
+    assert_eq!(behind.other, Some(&unaligned[..]));
+    let flags = rustix::fs::fcntl_getfl(first.context.device.as_fd()).unwrap();
+    assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK), "the next one is waited for");
+    let used_bytes = || first.pool.status().journal_used_bytes;
+    let before = used_bytes();
+    first.serve(&cached_write(100, nodes.other, 8192, &[6; B as usize]));
+    let one = used_bytes() - before;
+    let all = [&[&writes[0][..]], &behind.small_writes[..]].concat();
+    assert!(first.context.write_together(&all));
+    assert_eq!(replies(&first), [2, 4, 6, 8, 10].map(|unique| (unique, 0)));
+    assert!(used_bytes() - before < one * 3, "one record, not five");
+    let mut content = [0; 40 * B as usize];
+    let node = NodeId(nodes.file);
+    let len = first.context.fs.read(node, crate::fs::Handle(0), 0, &mut content).unwrap();
+    assert_eq!(len as u64, 31 * B);
+    let at = |block: u64| content[(block * B) as usize];
+    assert_eq!([0, 1, 2, 3, 9, 30].map(at), [3, 4, 1, b'f', 2, 5]);
+    let once = first.state();
+    let next = first.die(&storage, true);
+    for bytes in &writes {
+        assert_eq!(next.serve_again(bytes), (0, None));
+    }
+    assert_eq!(next.state(), once, "none is carried out twice");
+}
+
+#[test]
+fn what_is_read_ahead_is_small_and_not_too_much() {
+    let (_storage, served, nodes) = volume(Again::Sent);
+    let block = [1; 4096];
+    let first = cached_write(2, nodes.file, 0, &block);
+    let mut ahead = Ahead::default();
+    let read = |ahead: &mut Ahead, first: &[u8]| {
+        let behind = ahead.read(&served.context.device, first);
+        (behind.small_writes.len(), behind.other.map(<[u8]>::len))
+    };
+    assert_eq!(read(&mut ahead, &first), (0, None), "nothing is there");
+    for number in 2..=32 {
+        sent(&served, &cached_write(number * 2, nodes.file, number * 8192, &block));
+    }
+    assert_eq!(read(&mut ahead, &first), (31, None));
+    let fsync = request(opcode::FSYNC, 4, nodes.file, &[longs(&[1]), words(&[0, 0])].concat());
+    assert_eq!(read(&mut ahead, &fsync), (0, None), "behind what is no write");
+    sent(&served, &first);
+    let direct = [&first[..60], &[0], &first[61..]].concat();
+    assert_eq!(read(&mut ahead, &direct), (0, None), "behind what does not come from the cache");
+    assert_eq!(read(&mut ahead, &cached_write(2, nodes.other, 0, &block)), (0, Some(4176)));
+    assert_eq!(read(&mut ahead, &cached_write(2, nodes.file, 0, &[1; 20_480])), (0, None));
+    // In the leaf it can't be together with others.
+    let inline =
+        [cached_write(2, nodes.other, 0, &block), cached_write(4, nodes.other, 8192, &block)];
+    let before = served.state();
+    assert!(!served.context.write_together(&[&inline[0], &inline[1]]));
+    assert_eq!(served.state(), before);
+    assert_eq!(replies(&served), []);
 }

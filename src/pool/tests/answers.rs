@@ -1,7 +1,7 @@
 //! Requests that were carried out are known to the next process, and to no other.
 
 use super::*;
-use crate::format::RequestId;
+use crate::format::{Answer, RequestId};
 
 fn request(unique: u64) -> RequestId {
     RequestId { session: 7, unique }
@@ -47,6 +47,38 @@ fn the_next_process_knows_what_was_carried_out() {
     assert_eq!(pool.answer_to(request(6)), None);
     assert_eq!(pool.answer_to(request(8)), None, "only a part of it was done");
     assert_eq!(pool.answer_to(RequestId { session: 8, unique: 2 }), None);
+}
+
+#[test]
+fn requests_that_one_commit_completes_are_all_known() {
+    let (storage, pool, volume) = new_pool(64 << 20);
+    let answers = [2, 4, 6].map(|unique| Answer { request: request(unique), result: unique * 10 });
+    pool.carry_out_together(&answers, || {
+        let mut update = volume.update(Intent::Grow).unwrap();
+        update.completes_together(&answers);
+        let key = Key::new(9, KeyKind::Xattr, 0);
+        update.commit(vec![Edit::Put { key, value: vec![1] }]).unwrap();
+        // Its record is given up, and the requests are kept: their replies may not have been sent.
+        pool.checkpoint().unwrap();
+    });
+    let pool = {
+        drop(volume);
+        reopened(&storage, pool)
+    };
+    for unique in [2, 4, 6] {
+        assert_eq!(pool.answer_to(request(unique)), Some(unique * 10));
+    }
+    // Once they have been sent, a checkpoint forgets them.
+    let volume = pool.volume("main").unwrap();
+    pool.carry_out_together(&answers, || {
+        let mut update = volume.update(Intent::Grow).unwrap();
+        update.completes_together(&answers[..1]);
+        update.commit(Vec::new()).unwrap();
+    });
+    drop((pool.earlier_answers(), volume));
+    pool.checkpoint().unwrap();
+    let pool = reopened(&storage, pool);
+    assert_eq!(pool.answer_to(request(2)), None);
 }
 
 #[test]
