@@ -257,7 +257,7 @@ impl Server {
         self.check_free(dir, volume, settings)?;
         let made = request.create && !pool.volumes().iter().any(|info| info.name == *volume);
         if made {
-            service::create_volume(&pool, volume)?;
+            service::with_room(&self.mounts, || service::create_volume(&pool, volume))?;
         }
         let mounted = self.make_mount(&pool, request);
         if let (Err(_), true) = (&mounted, made) {

@@ -25,12 +25,16 @@ pub(super) fn execute(
     path: &Path,
     request: &Request,
 ) -> Result<Reply> {
-    let done = carry_out(pool, mounts, daemon.clone(), path, request);
+    with_room(mounts, move || carry_out(pool, mounts, daemon.clone(), path, request))
+}
+
+/// Runs what may need room: again, once what was promised to writes has come, which may leave enough.
+pub(super) fn with_room<T>(mounts: &Mounts, run: impl Fn() -> Result<T>) -> Result<T> {
+    let done = run();
     match mounts.all().first() {
-        // Room that was promised to writes may be free once they have come.
         Some(mounted) if done.as_ref().is_err_and(|error| error.kind == ErrorKind::NoSpace) => {
             mounted.fs.flush_dirty();
-            carry_out(pool, mounts, daemon, path, request)
+            run()
         }
         _ => done,
     }

@@ -17,7 +17,7 @@ const MAX_SHARED_BLOCKS: u64 = 65536;
 /// Extents that one call shares at most, and holes between them: an edit each, with room for it in the tree.
 const MAX_PIECES: usize = 2048;
 /// Bytes that one call copies at most.
-const MAX_COPY: u64 = 1 << 20;
+pub const MAX_COPY: u64 = 1 << 20;
 
 impl Filesystem {
     /// Copies bytes from one file into another, or within one; returns how many, possibly fewer than asked

@@ -68,6 +68,7 @@ mod tests;
 
 use std::sync::Arc;
 
+pub use self::copy::MAX_COPY;
 pub use self::error::Error;
 pub use self::node::{MAX_SNAPSHOT_NUMBER, NodeId, NodeKind};
 pub use self::path::path_of_damage;
@@ -89,9 +90,9 @@ use crate::format::{Edit, Inode, InodeFlags, MemberId, OrphanKind, ROOT_INODE};
 use crate::pool::{Intent, Source, Volume};
 use crate::threads::{Mutex, RwLock};
 
-/// Brings in what the kernel's page cache has of these files and the file system has not; returns when it
-/// is done.
-pub type FlushHook = Box<dyn Fn(&[NodeId]) + Send + Sync>;
+/// Brings in what the kernel's page cache has of files that are open for writing and the file system has not;
+/// returns when it is done.
+pub type FlushHook = Box<dyn Fn(&Filesystem) + Send + Sync>;
 
 /// One volume, as it is mounted.
 pub struct Filesystem {
@@ -242,7 +243,7 @@ impl Filesystem {
     pub fn flush_dirty(&self) {
         let hook = self.flush_hook.read().clone();
         if let Some(hook) = hook {
-            hook(&self.open_for_write());
+            hook(self);
         }
     }
 

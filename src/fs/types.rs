@@ -190,6 +190,8 @@ impl Handle {
 pub struct WriteFlags {
     /// It is writeback from the kernel's page cache: times and permissions were dealt with there.
     pub cached: bool,
+    /// Its room has been promised, as it always has to writeback.
+    pub promised: bool,
     /// The writer may not keep setuid and setgid bits.
     pub kill_suidgid: bool,
 }

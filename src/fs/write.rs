@@ -234,20 +234,25 @@ pub(super) fn leave_leaf(tx: &mut Transaction<'_>, ino: InodeNo, inode: &mut Ino
 pub(super) struct Settle {
     /// It comes from the kernel's page cache, which sends the times by itself.
     cached: bool,
+    promised: bool,
     clear_privileges: bool,
 }
 
 impl Settle {
     /// A change by somebody who may not keep setuid and setgid bits.
-    pub(super) const CHANGED: Settle = Settle { cached: false, clear_privileges: false };
+    pub(super) const CHANGED: Settle =
+        Settle { cached: false, promised: false, clear_privileges: false };
 
     fn of(flags: WriteFlags) -> Settle {
-        Settle { cached: flags.cached, clear_privileges: flags.kill_suidgid && !flags.cached }
+        Settle {
+            cached: flags.cached,
+            promised: flags.promised || flags.cached,
+            clear_privileges: flags.kill_suidgid && !flags.cached,
+        }
     }
 
-    /// What comes from the kernel's page cache has been promised its room.
     fn intent(self) -> Intent {
-        if self.cached { Intent::Promised } else { Intent::Grow }
+        if self.promised { Intent::Promised } else { Intent::Grow }
     }
 
     pub(super) fn apply(

@@ -276,6 +276,11 @@ fn decode_groups(extensions: &[u8]) -> Result<Vec<u32>, Malformed> {
 }
 
 impl<'a> Operation<'a> {
+    /// Whether it is a WRITE.
+    pub(crate) fn is_write(&self) -> bool {
+        matches!(self, Operation::Write { .. })
+    }
+
     /// Whether it makes a file or a directory durable.
     pub(crate) fn is_fsync(&self) -> bool {
         matches!(self, Operation::Fsync { .. } | Operation::FsyncDir { .. })
@@ -290,10 +295,9 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// Bytes that it may add to what is stored, beside what every change may; none if it takes no room, or has been
-    /// promised it.
+    /// Bytes that it may add to what is stored, beside what every change may; none if it takes no room, has been
+    /// promised it, or makes room for itself ([`Context::with_room`](super::dispatch::Context::with_room)).
     pub(crate) fn most_bytes_taken(&self) -> Option<u64> {
-        const PUNCH_HOLE: u32 = libc::FALLOC_FL_PUNCH_HOLE.cast_unsigned();
         match self {
             Operation::MkNod { .. }
             | Operation::MkDir { .. }
@@ -303,9 +307,8 @@ impl<'a> Operation<'a> {
             | Operation::Link { .. } => Some(0),
             Operation::Symlink { target, .. } => Some(target.len() as u64),
             Operation::SetXattr { value, .. } => Some(value.len() as u64),
-            Operation::Write { data, cached: false, .. } => Some(data.len() as u64),
-            Operation::Fallocate { len, mode, .. } => (mode & PUNCH_HOLE == 0).then_some(*len),
-            Operation::CopyFileRange(copy) => Some(copy.len),
+            // One that the kernel's cache passes on at once holds a page that all may wait for.
+            Operation::Write { data, direct: true, .. } => Some(data.len() as u64),
             _ => None,
         }
     }

@@ -21,6 +21,7 @@ use super::reply::Reply;
 use super::room::{Neighbours, Room};
 use super::snapshot_dirs::SnapshotDirs;
 use super::worker::PageBuffer;
+use crate::format::NODE_SIZE;
 use crate::fs::{Caller, Entry, Error, Filesystem, Handle, NodeId};
 
 /// What every thread that serves a mount shares.
@@ -71,7 +72,7 @@ impl Context {
     pub(crate) fn lane_of(&self, request: &Request<'_>) -> Option<Lane> {
         let node = NodeId(request.header.node);
         match &request.operation {
-            _ if self.waits_for_room(request) => Some(Lane::Room),
+            _ if self.waits_for_room(request) => Some(Lane::Sync),
             // The flush before a snapshot waits for its own FSYNCs, which have nothing to do.
             Operation::Fsync { .. } if self.flusher.is_flushing(request.header.pid) => None,
             Operation::Fsync { .. }
@@ -105,6 +106,9 @@ impl Context {
         let Request { header, groups, operation } = request;
         let caller = |umask| caller(&header, groups, umask);
         let node = NodeId(header.node);
+        if operation.most_bytes_taken().is_some() {
+            self.look_at_room(NODE_SIZE as u64);
+        }
         match operation {
             Operation::Lookup { name } => self.lookup(&caller(0), node, name, reply),
             Operation::Forget { count } => self.forget(node, count, reply),

@@ -5,7 +5,8 @@ use super::dispatch::{Context, Scratch, done, finish};
 use super::encode::{Listing, Out, count, dir_open_flags, file_open_flags};
 use super::reply::Reply;
 use super::resent::copied;
-use crate::fs::{Caller, Entry, Error, Handle, NodeId, SetAttr, Whence, WriteFlags};
+use crate::format::BLOCK_SIZE;
+use crate::fs::{Caller, Entry, Error, Handle, MAX_COPY, NodeId, SetAttr, Whence, WriteFlags};
 
 impl Context {
     pub(crate) fn use_file(
@@ -16,6 +17,7 @@ impl Context {
         reply: Reply,
         scratch: &mut Scratch,
     ) {
+        const PUNCH_HOLE: u32 = libc::FALLOC_FL_PUNCH_HOLE.cast_unsigned();
         let node = NodeId(header.node);
         match operation {
             Operation::Open { flags, kill_suidgid } => {
@@ -38,11 +40,17 @@ impl Context {
                 }
             }
             Operation::Write { handle, offset, data, cached, kill_suidgid, direct } => {
-                let flags = WriteFlags { cached, kill_suidgid };
+                let admitted = !cached && self.is_promised_to(header.pid);
+                // What is passed on through the cache has been asked for, too.
+                let promised = cached || admitted || !direct;
+                let flags = WriteFlags { cached, promised, kill_suidgid };
                 let stripped =
                     if kill_suidgid { self.strip_for_write(header, node, direct) } else { Ok(()) };
                 let written = stripped
                     .and_then(|()| self.fs.write(node, Handle(handle), offset, data, flags));
+                if admitted && let Ok(len) = written {
+                    self.redeem(header.pid, len as u64);
+                }
                 self.look_at_room(data.len() as u64);
                 finish(reply, written, |reply, len| reply.data(count(len as u64).bytes()));
             }
@@ -52,7 +60,10 @@ impl Context {
             Operation::Fsync { datasync } => self.fsync(header, node, datasync, reply),
             Operation::Fallocate { offset, len, mode } => {
                 let stripped = self.strip(header, node);
-                done(reply, stripped.and_then(|()| self.fs.fallocate(node, offset, len, mode)));
+                // Where a part of a block is punched out of what a snapshot has, another block is needed.
+                let bytes = if mode & PUNCH_HOLE == 0 { len } else { 2 * BLOCK_SIZE as u64 };
+                let allocate = || self.fs.fallocate(node, offset, len, mode);
+                done(reply, stripped.and_then(|()| self.with_room(bytes, allocate)));
             }
             Operation::Lseek { offset, whence } => self.lseek(node, offset, whence, reply),
             Operation::CopyFileRange(copy) => self.copy(header, copy, reply),
@@ -167,7 +178,9 @@ impl Context {
         let (target, len) = (NodeId(copy.node_out), copy.len.min(most));
         let source = NodeId(header.node);
         let done = self.strip(header, target).and_then(|()| {
-            self.fs.copy_file_range(source, copy.offset_in, target, copy.offset_out, len)
+            self.with_room(len.min(MAX_COPY), || {
+                self.fs.copy_file_range(source, copy.offset_in, target, copy.offset_out, len)
+            })
         });
         finish(reply, done, |reply, len| reply.data(copied(copy.wide, len).bytes()));
     }

@@ -1,12 +1,12 @@
 //! Lanes: threads for requests that a worker must not wait for.
 //!
-//! - [`Lane::Sync`]: waits for the disk (fsync, syncfs, large copies) or for the write-back of one
-//!   file (SEEK_HOLE). As many threads as there are waiting requests, up to [`MAX_SYNC_THREADS`].
+//! - [`Lane::Sync`]: waits for the disk (fsync, syncfs, large copies) or for the write-back of pages
+//!   (SEEK_HOLE, what takes room where there is little), and for no inode lock. As many threads as there are waiting requests, up to [`MAX_SYNC_THREADS`].
 //! - [`Lane::Snapshot`]: changes of `.snapshots`, one at a time. Making a snapshot waits for the
 //!   flush of files whose inode locks may be held by callers whose FSYNC is in the other lane: so
 //!   the other lane must never be filled with them.
-//! - [`Lane::Room`]: what takes room and must wait until the kernel has passed on what it holds ([`super::room`]);
-//!   that waits for no inode lock. A write may wait there for seconds, so not where fsyncs do.
+//! - [`Lane::Room`]: writes that must wait until the kernel has passed on what it holds ([`super::room`]). That
+//!   waits for inode locks, too; a write is asked for before it takes any.
 //!
 //! Lock order: the queue's lock is held for no call out of this module.
 

@@ -401,13 +401,9 @@ impl Mount {
         options.neighbours.add(&context);
         // The file system holds the hook, so the hook must not hold the file system.
         let weak = Arc::downgrade(&context);
-        let flush = move |nodes: &[NodeId]| {
+        let flush = move |_: &Filesystem| {
             if let Some(context) = weak.upgrade() {
-                context.settle_promises(|| {
-                    context.flusher.flush(nodes, |node| context.fs.path(node));
-                });
-                // A snapshot needs room, too.
-                context.make_room();
+                context.flush();
             }
         };
         context.fs.set_flush_hook(Some(Box::new(flush)));

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
 
 /// Type of FUSE's file handles: 64-bit node id and generation.
@@ -74,6 +75,21 @@ pub(crate) fn write_back(file: &File) -> io::Result<()> {
         | libc::SYNC_FILE_RANGE_WRITE
         | libc::SYNC_FILE_RANGE_WAIT_AFTER;
     sync_file_range(file, flags)
+}
+
+/// Whether [`write_back`] lasts until the daemon has the pages: Linux has not copied them before, since 6.16.
+pub(crate) fn awaits_pages() -> bool {
+    static AWAITS: OnceLock<bool> = OnceLock::new();
+    *AWAITS.get_or_init(|| {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+        release.is_ok_and(|release| version(&release) >= Some((6, 16)))
+    })
+}
+
+/// The first two numbers of a kernel's release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 fn sync_file_range(file: &File, flags: libc::c_uint) -> io::Result<()> {

@@ -249,13 +249,13 @@ pub(crate) fn run_job(
     let thread = request.header.pid;
     let asks = context.asks_before_writing(&request);
     match lane {
-        Lane::Room if asks => {
+        Lane::Room => {
             if let Err(error) = context.admit(thread) {
                 finish(job.reply, Err::<(), _>(error), |reply, ()| reply.ok());
                 return None;
             }
         }
-        Lane::Room => context.make_room(),
+        _ if context.waits_for_room(&request) => context.make_room(),
         _ if asks && !context.admits_at_once(thread) => return Some(job),
         _ => {}
     }

@@ -81,7 +81,7 @@ impl fmt::Debug for OpenOptions {
 /// Whether an operation needs room, or gives it back and may use the reserve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intent {
-    /// It adds: refused when only the reserve is left, and what was promised ([`super::Volume::set_promised`]).
+    /// It adds: refused when only the reserve is left, and what was promised ([`super::Volume::change_promised`]).
     Grow,
     /// It takes what was promised: refused when only the reserve is left.
     Promised,

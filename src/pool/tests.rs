@@ -222,7 +222,7 @@ fn what_was_promised_is_there_whoever_else_takes_room() {
     let root = Edit::Put { key: inode(ROOT_INODE), value: vec![0; 64] };
     let other = pool.create_volume("other", &[root]).unwrap();
     assert!(!other.is_any_promised());
-    volume.set_promised(PROMISED_BLOCKS * 4096);
+    volume.change_promised(0, PROMISED_BLOCKS * 4096);
     assert!(other.is_any_promised());
     // Both take what they can, data and nodes.
     for (taker, ino) in [(&other, 7), (&volume, 8)] {
@@ -249,7 +249,7 @@ fn what_was_promised_is_there_whoever_else_takes_room() {
         let at = (block * 77 % PROMISED_BLOCKS) * 1000;
         write_as(Intent::Promised, &volume, InodeNo(9), at, &filled(2, 1)).unwrap();
     }
-    volume.set_promised(0);
+    volume.change_promised(PROMISED_BLOCKS * 4096, 0);
     assert!(!other.is_any_promised());
     assert!(matches!(write(&volume, InodeNo(8), 0, &filled(1, 16)), Err(Error::NoSpace)));
 }
@@ -258,14 +258,15 @@ fn what_was_promised_is_there_whoever_else_takes_room() {
 fn a_snapshot_leaves_what_was_promised() {
     let (_, pool, volume) = new_pool(16 << 20);
     (0..2000).for_each(|number| put(&volume, number, &[1; 1000]));
-    volume.set_promised(volume.space().free_bytes - (1 << 20));
+    let most = volume.space().free_bytes - (1 << 20);
+    volume.change_promised(0, most);
     let made = pool.create_snapshot(volume.id(), "s");
     assert!(matches!(made, Err(Error::NoSpace)), "{made:?}");
-    volume.set_promised(volume.space().free_bytes - (3 << 20));
+    volume.change_promised(most, most - (2 << 20));
     let made = pool.create_snapshot(volume.id(), "s").unwrap();
     let refused = pool.clone_volume(made.member, "clone").err();
     assert!(matches!(refused, Some(Error::NoSpace)), "{refused:?}");
-    volume.set_promised(0);
+    volume.change_promised(most - (2 << 20), 0);
     pool.clone_volume(made.member, "clone").unwrap();
 }
 
@@ -273,7 +274,7 @@ fn a_snapshot_leaves_what_was_promised() {
 fn what_was_promised_within_a_quota_is_left_to_it() {
     let (_, pool, volume) = new_pool(64 << 20);
     pool.set_volume("main", Some(Some(4 << 20)), &[]).unwrap();
-    volume.set_promised(1 << 20);
+    volume.change_promised(0, 1 << 20);
     let full =
         (0..).step_by(16).find_map(|block| write(&volume, InodeNo(8), block, &filled(1, 16)).err());
     assert!(matches!(full, Some(Error::Quota)), "{full:?}");

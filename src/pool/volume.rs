@@ -14,8 +14,8 @@ use super::{Error, Intent, Pool, Result, answers};
 use crate::btree::Reader;
 use crate::format::{
     Answer, BLOCK_SIZE, DeadRef, Edit, Encoder, Epoch, Extent, ExtentKind, InodeNo,
-    MAX_CONTENT_BYTES, MAX_EXTENT_BLOCKS, MAX_INODE, MAX_SUB, MemberId, NODE_BLOCKS, Record, Run,
-    Timestamp, VolumeId, encode_answers, encode_commit,
+    MAX_CONTENT_BYTES, MAX_EXTENT_BLOCKS, MAX_INODE, MAX_SUB, MemberId, NODE_BLOCKS, NODE_SIZE,
+    Record, Run, Timestamp, VolumeId, encode_answers, encode_commit,
 };
 use crate::snapshot::{DeadBuffer, Lineage, Root};
 use crate::threads::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -68,7 +68,7 @@ pub struct Volume {
     pub(super) pool: Arc<Pool>,
     pub(super) id: VolumeId,
     pub(super) head: RwLock<Head>,
-    /// See [`Volume::set_promised`].
+    /// See [`Volume::change_promised`].
     promised_bytes: AtomicU64,
 }
 
@@ -289,14 +289,18 @@ impl Volume {
         self.pool.sync_some(Some((self.id, ino)))
     }
 
-    /// Says how many bytes have been promised to writes that are still to come ([`Intent::Promised`]): nothing
-    /// else takes them, in this volume or another one of the pool, nor does a snapshot that would need them for
-    /// copies.
-    pub fn set_promised(&self, bytes: u64) {
-        let before = self.promised_bytes.swap(bytes, Ordering::Relaxed);
-        let all = &self.pool.promised_bytes;
-        all.fetch_add(bytes, Ordering::Relaxed);
-        all.fetch_sub(before, Ordering::Relaxed);
+    /// Says how many bytes somebody has promised to writes that are still to come ([`Intent::Promised`]), and had
+    /// before: nothing else takes them, in this volume or another one of the pool, nor does a snapshot that would
+    /// need them for copies.
+    pub fn change_promised(&self, from_bytes: u64, to_bytes: u64) {
+        let more = to_bytes.wrapping_sub(from_bytes);
+        self.promised_bytes.fetch_add(more, Ordering::Relaxed);
+        self.pool.promised_bytes.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Bytes of the nodes of its live state: what a snapshot of it may lower what is free by.
+    pub fn metadata_bytes(&self) -> u64 {
+        self.head.read().root.tree.nodes.saturating_mul(NODE_SIZE as u64)
     }
 
     /// Whether anything is promised, to whichever volume of the pool.

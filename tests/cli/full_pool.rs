@@ -76,7 +76,7 @@ fn what_was_promised_and_has_come_keeps_nobody_from_the_rest() {
         place.amberfs(&["mount", "--create", &format!("pool:{name}"), mnt.to_str().unwrap()]).ok();
         mnt
     });
-    // Each is more than what it leaves.
+    // Most are more than what they leave.
     let write = |name: &str, mib: usize| {
         let mut file = File::create(mounts[0].join(name)).unwrap();
         (0..mib).for_each(|_| file.write_all(&[7; 1 << 20]).unwrap());
@@ -85,11 +85,44 @@ fn what_was_promised_and_has_come_keeps_nobody_from_the_rest() {
     std::os::unix::fs::symlink("x".repeat(4000), mounts[1].join("link")).unwrap();
     write("g", 15);
     place.amberfs(&["volume", "create", "pool:c"]).ok();
-    write("h", 5);
     place.amberfs(&["snapshot", "create", "pool:b@s"]).ok();
+    write("h", 5);
     place.amberfs(&["clone", "pool:b@s", "d"]).ok();
+    write("i", 2);
+    let mnt = place.mkdir("e");
+    place.amberfs(&["mount", "--create", "pool:e", mnt.to_str().unwrap()]).ok();
+    place.amberfs(&["umount", mnt.to_str().unwrap()]).ok();
     for mnt in &mounts {
         place.amberfs(&["umount", mnt.to_str().unwrap()]).ok();
     }
+    place.amberfs(&["-q", "check", "pool", "--data"]).ok();
+}
+
+/// A volume's live state and its snapshots are mounted each by itself, and have one room.
+#[test]
+fn the_end_of_a_snapshots_mount_ends_no_promise() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (mnt, old) = (place.mkdir("mnt"), place.mkdir("old"));
+    let (mnt_arg, old_arg) = (mnt.to_str().unwrap(), old.to_str().unwrap());
+    place.amberfs(&["pool", "create", "pool", "--size", "48M"]).ok();
+    place.amberfs(&["mount", "--create", "pool:v", mnt_arg]).ok();
+    fs::write(mnt.join("most"), vec![1; 38 << 20]).unwrap();
+    place.amberfs(&["snapshot", "create", "pool:v@s"]).ok();
+    place.amberfs(&["mount", "pool:v@s", old_arg]).ok();
+    let promised = File::create(mnt.join("promised")).unwrap();
+    (&promised).write_all(&[3; 1 << 20]).unwrap();
+    place.amberfs(&["umount", old_arg]).ok();
+    let taken = (0..).find(|number| {
+        let file = File::create(mnt.join(format!("taker{number}")));
+        let keep = rustix::fs::FallocateFlags::KEEP_SIZE;
+        !file.is_ok_and(|file| rustix::fs::fallocate(file, keep, 0, 8192).is_ok())
+    });
+    assert!(taken.unwrap() > 10);
+    promised.sync_all().expect("what was acknowledged can be made durable");
+    drop(promised);
+    place.amberfs(&["umount", mnt_arg]).ok();
     place.amberfs(&["-q", "check", "pool", "--data"]).ok();
 }

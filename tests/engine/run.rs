@@ -363,7 +363,7 @@ impl Run {
             Operation::Write { node, offset, len, cached, kill } => {
                 let id = self.file(node);
                 let data = pattern(steps, len);
-                let flags = WriteFlags { cached, kill_suidgid: kill };
+                let flags = WriteFlags { cached, kill_suidgid: kill, ..WriteFlags::default() };
                 let got = fs.write(NodeId(id), Handle(1), offset as u64, &data, flags);
                 if len == 0 {
                     return (got.map(|_| ()), Ok(Touched::default()));

@@ -198,20 +198,14 @@ fn a_file_on_a_full_volume_can_be_cut_within_a_block() {
     let mut file = File::create(&path).unwrap();
     let (done, _) = fill(&mut file, 1 << 20);
     file.sync_all().unwrap();
-    while rustix::fs::fallocate(
-        File::create(m.path("rest")).unwrap(),
-        rustix::fs::FallocateFlags::KEEP_SIZE,
-        0,
-        4096,
-    )
-    .is_ok()
-    {
-        fs::rename(m.path("rest"), m.path("kept")).unwrap();
-    }
+    let rest = File::create(m.path("rest")).unwrap();
+    let keep = rustix::fs::FallocateFlags::KEEP_SIZE;
+    let full = (0..10_000).find(|n| rustix::fs::fallocate(&rest, keep, n * 4096, 4096).is_err());
+    assert!(full.is_some());
     for cut in 1..100 {
         file.set_len(done - cut * 10_000 - 1).unwrap();
     }
-    drop(file);
+    drop((file, rest));
     m.check();
 }
 
@@ -249,12 +243,15 @@ fn takes_by_copying(m: &TestMount, number: usize) -> io::Result<()> {
     Ok(())
 }
 
-fn takes_by_enlarging(m: &TestMount, number: usize) -> io::Result<()> {
-    // The last block of what becomes longer is written anew, out of the leaf.
-    let file = File::create(m.path(&format!("longer{number}")))?;
-    file.write_all_at(&[1; 100], 0)?;
-    file.sync_all()?;
-    file.set_len(100_000)
+fn takes_by_punching(m: &TestMount, number: usize) -> io::Result<()> {
+    // A snapshot has the blocks: a part of one can't be punched out of it.
+    let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    let file = OpenOptions::new().write(true).open(m.path("most"))?;
+    let at = number as u64 * 4096;
+    if at == file.metadata()?.len() {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    Ok(rustix::fs::fallocate(file, flags, at + 10, 100)?)
 }
 
 /// A write that was acknowledged has its room, whatever takes room before the kernel passes it on.
@@ -266,7 +263,7 @@ fn what_was_acknowledged_keeps_its_room_whoever_else_takes_some() {
         ("attributes", takes_by_attributes),
         ("direct writes", takes_by_direct_writes),
         ("copying", takes_by_copying),
-        ("enlarging", takes_by_enlarging),
+        ("punching", takes_by_punching),
     ];
     let mut lost = Vec::new();
     for (name, take) in takers {
@@ -275,6 +272,7 @@ fn what_was_acknowledged_keeps_its_room_whoever_else_takes_some() {
         let most = File::create(m.path("most")).unwrap();
         most.write_all_at(&vec![1; 38 << 20], 0).unwrap();
         most.sync_all().unwrap();
+        fs::create_dir(m.path(".snapshots/s")).unwrap();
         let promised = File::create(m.path("promised")).unwrap();
         promised.write_all_at(&[3; 1 << 20], 0).unwrap();
         let mut taken = 0;
@@ -284,7 +282,7 @@ fn what_was_acknowledged_keeps_its_room_whoever_else_takes_some() {
                 Err(error) => break error,
             }
         };
-        assert_eq!(errno(&error), Some(libc::ENOSPC), "{name}");
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{name}");
         assert!(taken > 0, "{name} takes nothing");
         let synced = promised.sync_all();
         let bytes = fs::read(m.path("promised")).unwrap();
@@ -295,4 +293,51 @@ fn what_was_acknowledged_keeps_its_room_whoever_else_takes_some() {
         m.check();
     }
     assert!(lost.is_empty(), "{lost:?}");
+}
+
+/// It is asked for like any other, and does not wait in the kernel's cache.
+#[test]
+fn a_direct_write_gets_the_room_that_it_was_promised() {
+    let m = TestMount::of_size(48 << 20);
+    fs::write(m.path("some"), vec![1; 4 << 20]).unwrap();
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).custom_flags(libc::O_DIRECT);
+    let file = options.open(m.path("direct")).unwrap();
+    let free = rustix::fs::statvfs(m.root()).unwrap().f_bfree * 4096;
+    let bytes = free as usize / 10 * 8 / 4096 * 4096;
+    let mut memory = Aligned::new(bytes);
+    file.write_all_at(memory.bytes(bytes), 0).unwrap();
+    // What it did not need is not kept from others.
+    let mut rest = File::create(m.path("rest")).unwrap();
+    let (done, _) = fill(&mut rest, 1 << 20);
+    assert!(done >= free / 10, "{done} of {free} bytes");
+    rest.sync_all().unwrap();
+    drop((file, rest));
+    m.check();
+}
+
+/// With more room than that each write is asked for.
+#[test]
+fn one_call_that_takes_nearly_everything_leaves_what_is_dirty() {
+    let m = TestMount::of_size(400 << 20);
+    let promised = File::create(m.path("promised")).unwrap();
+    let taker = File::create(m.path("taker")).unwrap();
+    promised.write_all_at(&[3; 12 << 20], 0).unwrap();
+    let keep = rustix::fs::FallocateFlags::KEEP_SIZE;
+    let free = rustix::fs::statvfs(m.root()).unwrap().f_bfree * 4096;
+    let taken = (1..100)
+        .find(|part| {
+            let bytes = free / 100 * (100 - part);
+            rustix::fs::fallocate(&taker, keep, 0, bytes).is_ok()
+        })
+        .unwrap();
+    assert!(taken < 10, "no more than that is dirty");
+    // Whoever goes on writing is told.
+    let more = promised.write_all_at(&[4; 40 << 20], 12 << 20);
+    assert_eq!(more.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    promised.sync_all().expect("what was acknowledged can be made durable");
+    let bytes = fs::read(m.path("promised")).unwrap();
+    assert!(bytes[..12 << 20].iter().all(|byte| *byte == 3));
+    drop((promised, taker));
+    m.check();
 }

@@ -318,7 +318,7 @@ fn cached_writes_leave_times_and_privileges_alone() {
     let node = world.put("f", b"x").node;
     world.set(node, SetAttr { mode: Some(0o6755), ..SetAttr::default() }).unwrap();
     let before = world.fs.getattr(node).unwrap();
-    let cached = WriteFlags { cached: true, kill_suidgid: true };
+    let cached = WriteFlags { cached: true, promised: true, kill_suidgid: true };
     world.fs.write(node, Handle(1), 0, b"cached", cached).unwrap();
     let after = world.fs.getattr(node).unwrap();
     assert_eq!((after.mtime, after.ctime, after.mode), (before.mtime, before.ctime, before.mode));
@@ -326,7 +326,7 @@ fn cached_writes_leave_times_and_privileges_alone() {
     let after = world.fs.getattr(node).unwrap();
     assert!(after.mtime > before.mtime && after.ctime == after.mtime);
     assert_eq!(after.mode & 0o7777, 0o6755, "a writer who may keep them");
-    let kill = WriteFlags { cached: false, kill_suidgid: true };
+    let kill = WriteFlags { kill_suidgid: true, ..WriteFlags::default() };
     world.fs.write(node, Handle(1), 0, b"killed", kill).unwrap();
     assert_eq!(world.fs.getattr(node).unwrap().mode & 0o7777, 0o755);
 }

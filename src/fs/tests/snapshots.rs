@@ -296,8 +296,9 @@ fn the_hook_brings_in_what_is_open_before_the_instant() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&seen);
     let volume = Arc::clone(world.fs.volume());
-    let hook = move |nodes: &[NodeId]| {
-        log.lock().extend_from_slice(nodes);
+    let hook = move |fs: &Filesystem| {
+        let nodes = fs.open_for_write();
+        log.lock().extend_from_slice(&nodes);
         // What the kernel would send now.
         let fs = Filesystem::new(Arc::clone(&volume), FsOptions::default()).unwrap();
         let cached = WriteFlags { cached: true, ..WriteFlags::default() };

@@ -199,6 +199,7 @@ fn step(input: &mut Input<'_>, fs: &Filesystem, pool: &Arc<Pool>, nodes: &mut Ve
             let (offset, len) = (input.edge(), input.u16() % 20_000);
             let flags = WriteFlags {
                 cached: input.u8().is_multiple_of(2),
+                promised: false,
                 kill_suidgid: input.u8().is_multiple_of(2),
             };
             drop(fs.write(at, handle, offset, &vec![input.u8(); len], flags));
