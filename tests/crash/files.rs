@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use amberfs::fs::{Caller, Error, FileKind, Filesystem, NodeId, SetAttr, WriteFlags};
+use amberfs::format::RequestId;
+use amberfs::fs::{Caller, Error, FileKind, Filesystem, NodeId, Part, SetAttr, WriteFlags};
 
 use crate::ops::Op;
 use crate::state::Tree;
@@ -158,6 +159,10 @@ impl World {
             }),
             Op::RemoveXattr => with(fs, any, |node| fs.removexattr(&root, node, user.as_bytes())),
             Op::WriteSmall => write(fs, file, short / 4, &vec![byte; 300]),
+            // It leaves the times alone: by another size it can be told whether it was done.
+            Op::WriteBlocks if byte.is_multiple_of(2) && offset + len as u64 > size => {
+                with(fs, file, |node| write_together(fs, node, offset, &pattern(byte, len)))
+            }
             Op::WriteBlocks => write(fs, file, offset, &pattern(byte, len)),
             Op::Overwrite => write(fs, file, short, &pattern(byte, len + 777)),
             Op::Append => write(fs, file, size, &pattern(byte, short as usize + 1)),
@@ -255,6 +260,18 @@ fn rename(fs: &Filesystem, from: &str, to: &str, flags: u32) {
 
 fn write(fs: &Filesystem, path: &str, offset: u64, bytes: &[u8]) -> Result<(), Error> {
     with(fs, path, |node| write_to(fs, node, offset, bytes))
+}
+
+/// As the kernel's page cache writes what has changed here and there: the blocks one by one, the last one first.
+fn write_together(fs: &Filesystem, node: NodeId, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+    let request = RequestId { session: 0, unique: 2 };
+    let blocks = bytes.chunks(4096).zip((offset..).step_by(4096));
+    let mut parts: Vec<_> = blocks.map(|(data, offset)| Part { request, offset, data }).collect();
+    parts.reverse();
+    match fs.write_together(node, &parts)? {
+        true => Ok(()),
+        false => write_to(fs, node, offset, bytes),
+    }
 }
 
 /// Writes through a handle of its own.

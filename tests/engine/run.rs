@@ -3,14 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use amberfs::format::RequestId;
 use amberfs::fs::{
-    Caller, Error, FileKind, Handle, NodeId, SetAttr, SetTime, Timestamp, Whence, WriteFlags,
+    Caller, Error, FileKind, Filesystem, Handle, NodeId, Part, SetAttr, SetTime, Timestamp, Whence,
+    WriteFlags,
 };
 
 use crate::compare;
 use crate::model::{Id, Node, Outcome, ROOT, State, Touched, overwrite};
 use crate::operations::Operation;
 use crate::world::{World, pattern};
+
+const BLOCK: usize = 4096;
 
 /// Files beyond which none are made.
 const MAX_NODES: usize = 40;
@@ -364,6 +368,12 @@ impl Run {
                 let id = self.file(node);
                 let data = pattern(steps, len);
                 let flags = WriteFlags { cached, kill_suidgid: kill, ..WriteFlags::default() };
+                if cached && len >= BLOCK {
+                    let (offset, len) = (offset / BLOCK * BLOCK, len / BLOCK * BLOCK);
+                    let got = write_together(fs, NodeId(id), offset as u64, &data[..len]);
+                    let change = |content: &mut Vec<u8>| overwrite(content, offset, &data[..len]);
+                    return (got, self.change(id, false, false, change));
+                }
                 let got = fs.write(NodeId(id), Handle(1), offset as u64, &data, flags);
                 if len == 0 {
                     return (got.map(|_| ()), Ok(Touched::default()));
@@ -750,4 +760,17 @@ fn name_of(name: u8) -> Vec<u8> {
 
 fn snapshot_name(name: u8) -> String {
     format!("snapshot {name}")
+}
+
+/// As the kernel's page cache writes what has changed here and there: the blocks one by one, the last one first.
+fn write_together(fs: &Filesystem, node: NodeId, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+    let request = RequestId { session: 0, unique: 2 };
+    let blocks = bytes.chunks(BLOCK).zip((offset..).step_by(BLOCK));
+    let mut parts: Vec<_> = blocks.map(|(data, offset)| Part { request, offset, data }).collect();
+    parts.reverse();
+    if fs.write_together(node, &parts)? {
+        return Ok(());
+    }
+    let flags = WriteFlags { cached: true, ..WriteFlags::default() };
+    fs.write(node, Handle(1), offset, bytes, flags).map(drop)
 }
