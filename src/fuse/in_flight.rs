@@ -41,7 +41,7 @@ const MAX_STATES: usize = (HEAD_BYTES - STATES_AT) / 4;
 /// A request with the page that it is aligned in.
 const PART_BYTES: usize = REQUEST_BYTES + PAGE;
 /// Room for what goes to a lane: at most two names of 1,024 bytes, and headers.
-const SLOT_BYTES: usize = 4096;
+pub(crate) const SLOT_BYTES: usize = 4096;
 /// Callers that wait in lanes at once, beyond which one gets ENOMEM.
 const SLOTS: usize = 2048;
 

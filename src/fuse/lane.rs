@@ -1,7 +1,8 @@
 //! Lanes: threads for requests that a worker must not wait for.
 //!
 //! - [`Lane::Sync`]: waits for the disk (fsync, syncfs, large copies) or for the write-back of pages
-//!   (SEEK_HOLE, what takes room where there is little), and for no inode lock. As many threads as there are waiting requests, up to [`MAX_SYNC_THREADS`].
+//!   (SEEK_HOLE, what takes room where there is little), and for no inode lock. As many threads as there are
+//!   waiting requests, up to [`MAX_SYNC_THREADS`].
 //! - [`Lane::Snapshot`]: changes of `.snapshots`, one at a time. Making a snapshot waits for the
 //!   flush of files whose inode locks may be held by callers whose FSYNC is in the other lane: so
 //!   the other lane must never be filled with them.

@@ -44,6 +44,7 @@ use parking_lot::Mutex;
 
 use super::decode::Request;
 use super::dispatch::Context;
+use super::in_flight::SLOT_BYTES;
 use super::sys;
 use super::syscall::{self, WriteCall};
 use super::write_back::How;
@@ -318,10 +319,12 @@ impl Context {
         }
     }
 
-    /// Whether an operation must wait, in a lane, until the kernel has passed on what it holds.
+    /// Whether an operation must wait, in a lane, until the kernel has passed on what it holds. What could not be kept
+    /// there for a next process does not wait.
     pub(crate) fn waits_for_room(&self, request: &Request<'_>) -> bool {
         self.fs.volume().is_any_promised()
             && !NodeId(request.header.node).is_snapshot_dir()
+            && (self.in_flight.is_none() || request.header.len_bytes as usize <= SLOT_BYTES)
             && !(request.operation.is_write() && self.is_promised_to(request.header.pid))
             && request.operation.most_bytes_taken().is_some_and(|bytes| self.is_tight_for(bytes))
     }
